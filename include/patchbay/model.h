@@ -1,0 +1,105 @@
+/* Model: a Hugging Face folder opened for reading: configuration, memory-mapped weights, tokenizer, and the table of
+ * its sites. Immutable after load; runs keep it alive. */
+#ifndef PATCHBAY_MODEL_H
+#define PATCHBAY_MODEL_H
+
+#include "patchbay/tensor.h"
+#include "patchbay/tokenizer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct pb_model pb_model;
+
+typedef struct pb_load_options {
+    /* TransformerLens's weight processing, each on its own, all off by default (raw weights give Hugging Face's numbers). */
+    bool fold_ln, center_writing_weights, center_unembed, fold_value_biases;
+} pb_load_options;
+
+/* folder: holds config.json and model.safetensors (or model.safetensors.index.json); tokenizer.json is optional.
+ * options may be NULL. Opening maps the weights and checks every name and shape against the configuration; it reads
+ * none of the matrices. Errors name the file, the tensor or the key. Unknown architecture: lists the known ones. */
+pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out, pb_error *err);
+pb_model *pb_model_ref(pb_model *model);
+void pb_model_unref(pb_model *model);
+
+pb_context *pb_model_context(const pb_model *model);
+const char *pb_model_folder(const pb_model *model);
+const char *pb_model_name(const pb_model *model);       /* last part of the folder's path */
+const char *pb_model_family(const pb_model *model);     /* config's model_type: "gpt2", "llama", ... */
+int pb_model_layers(const pb_model *model);
+int pb_model_heads(const pb_model *model);
+int pb_model_kv_heads(const pb_model *model);
+int pb_model_d_model(const pb_model *model);
+int pb_model_d_head(const pb_model *model);
+int pb_model_d_mlp(const pb_model *model);
+int pb_model_vocab(const pb_model *model);
+int pb_model_max_positions(const pb_model *model);      /* 0: the architecture sets no limit */
+int64_t pb_model_parameters(const pb_model *model);     /* tied weights count once */
+int64_t pb_model_weight_bytes(const pb_model *model);   /* as stored */
+pb_tokenizer *pb_model_tokenizer(const pb_model *model); /* borrowed; NULL if the folder has none */
+/* SHA-256 (hex, 65 bytes with NUL) over config.json and the weight files' contents; reads the files. */
+pb_status pb_model_hash(const pb_model *model, char out[65], pb_error *err);
+/* A weight by its Hugging Face name as float32 [shape as stored] (a copy), for scripts that look at weights. */
+pb_status pb_model_weight(const pb_model *model, const char *name, pb_tensor **out, pb_error *err);
+size_t pb_model_weight_count(const pb_model *model);
+const char *pb_model_weight_name(const pb_model *model, size_t i);
+/* A weight in TransformerLens's shape and name: embed.W_E [vocab, D], pos_embed.W_pos, blocks.i.attn.W_Q [heads, D, dh],
+ * W_K W_V (kv heads), W_O [heads, dh, D], b_Q [heads, dh] ..., b_O, mlp.W_in [D, d_mlp], W_gate, W_out, b_in, b_out,
+ * ln1.w ln1.b ln2.*, ln_final.*, unembed.W_U [D, vocab], b_U. A copy. Absent biases are zeros; other absent names an error. */
+pb_status pb_model_parameter(const pb_model *model, const char *name, pb_tensor **out, pb_error *err);
+
+/* ---- sites ------------------------------------------------------------------------------------------------------------------ */
+
+/* In the order of the computation within a layer (a patch at a smaller kind acts before one at a larger kind). */
+typedef enum pb_site_kind {
+    PB_SITE_EMBED, PB_SITE_POS_EMBED,
+    PB_SITE_RESID_PRE, PB_SITE_ATTN_IN, PB_SITE_Q_INPUT, PB_SITE_K_INPUT, PB_SITE_V_INPUT, PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED,
+    PB_SITE_Q, PB_SITE_K, PB_SITE_V, PB_SITE_ROT_Q, PB_SITE_ROT_K, PB_SITE_ATTN_SCORES, PB_SITE_PATTERN, PB_SITE_Z, PB_SITE_RESULT,
+    PB_SITE_LN1_POST_SCALE, PB_SITE_LN1_POST_NORMALIZED, PB_SITE_ATTN_OUT, PB_SITE_RESID_MID,
+    PB_SITE_MLP_IN, PB_SITE_LN2_SCALE, PB_SITE_LN2_NORMALIZED, PB_SITE_EXPERT_WEIGHTS, PB_SITE_EXPERT_INDICES, PB_SITE_MLP_PRE,
+    PB_SITE_MLP_PRE_LINEAR, PB_SITE_MLP_POST, PB_SITE_LN2_POST_SCALE, PB_SITE_LN2_POST_NORMALIZED, PB_SITE_MLP_OUT, PB_SITE_RESID_POST,
+    PB_SITE_LN_FINAL_SCALE, PB_SITE_LN_FINAL_NORMALIZED, PB_SITE_LOGITS,
+    PB_SITE_KINDS
+} pb_site_kind;
+
+typedef struct pb_site {
+    pb_site_kind kind;
+    int layer; /* -1 for embed, pos_embed, ln_final.*, logits */
+} pb_site;
+
+/* What the axes of a site's value are; positions are always there. */
+typedef enum pb_site_shape {
+    PB_SHAPE_POS_WIDTH,     /* [pos, width] */
+    PB_SHAPE_POS_HEAD_WIDTH,/* [pos, head, width] (k, v: kv heads) */
+    PB_SHAPE_HEAD_POS_POS   /* [head, dest, src] */
+} pb_site_shape;
+
+typedef struct pb_site_info {
+    pb_site_shape shape;
+    int heads;  /* 0 without a head axis */
+    int width;  /* D, d_head, d_mlp, 1, vocab; 0 for HEAD_POS_POS */
+    const char *width_name; /* "d_model", "d_head", "neuron", "vocab", ... */
+} pb_site_info;
+
+/* name: the full name ("blocks.7.attn.hook_z", layer -1 or the same layer), or a short one ("z", "resid_pre", "mlp_post",
+ * "attn_scores", "hook_z", "attn.hook_z", "mlp.hook_post", "ln1.hook_scale") with the layer given. layer may be negative
+ * (-1 the last) only when has_layer. Unknown: the nearest known name; out of range: the range; absent in this family: says so. */
+pb_status pb_site_parse(const pb_model *model, const char *name, bool has_layer, int layer, pb_site *out, pb_error *err);
+/* Only the kind, for names that come with "over layer" or a list of layers: short, or full without a number. *full_layer: the
+ * layer in the name, or -1. */
+pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site_kind *out, int *full_layer, pb_error *err);
+bool pb_site_has_layer(pb_site_kind kind);
+bool pb_site_exists(const pb_model *model, pb_site_kind kind, int layer);
+/* Full name into buffer (at least 64 bytes); returns buffer. */
+char *pb_site_name(pb_site site, char *buffer, size_t size);
+const char *pb_site_short_name(pb_site_kind kind); /* "z", "resid_pre", "mlp_post" */
+pb_site_info pb_site_describe(const pb_model *model, pb_site_kind kind);
+/* The value's shape for a run of T tokens; returns ndim. */
+int pb_site_shape_of(const pb_model *model, pb_site_kind kind, int64_t T, int64_t shape[4]);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
