@@ -14,10 +14,12 @@ typedef enum pb_stored { PB_STORED_F32, PB_STORED_F16, PB_STORED_BF16, PB_STORED
 size_t pb_stored_size(pb_stored type); /* 0 for PB_STORED_OTHER */
 const char *pb_stored_name(pb_stored type);
 
-/* One tensor of an open file; data points into the mapped file (any alignment), valid while the file is open. */
+/* One tensor of an open file; its pointers belong to the file and are valid while it is open. data lies in the
+ * mapping, at any alignment. */
 typedef struct pb_entry {
     const char *name;
     pb_stored type;
+    const char *dtype; /* as the file spells it: says what PB_STORED_OTHER is */
     int ndim;
     int64_t shape[PB_MAX_DIMS];
     const void *data;
