@@ -1,21 +1,29 @@
-# Patchbay. `make help` lists the targets.
-VERSION   := 0.1.0
+# Patchbay. `make help` lists the targets and the variables that matter.
+VERSION   := $(shell sed -n 's/^.define PATCHBAY_VERSION "\(.*\)"/\1/p' include/patchbay/patchbay.h)
 BUILD     ?= build
-CC        ?= cc
-AR        ?= ar
 OPT       ?= -O2 -g
 WERROR    ?=
 PREFIX    ?= /usr/local
+DESTDIR   ?=
+PKG_CONFIG   ?= pkg-config
+CLANG_FORMAT ?= clang-format
+VALGRIND     ?= valgrind
 
 PACKAGES  := lua5.4 openblas libpng jansson libpcre2-8 libutf8proc sqlite3 libcurl libcrypto cairo pangocairo libedit
-PKG_CONFIG ?= pkg-config
 
 WARNINGS  := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
 CPPFLAGS  += -Iinclude -Isrc -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
 DEP_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES) | sed 's/-I/-isystem /g')
-DEP_LIBS  := $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm
-CFLAGS_ALL = -std=c11 $(OPT) -fopenmp -fno-math-errno -ffp-contract=off $(WARNINGS) $(DEP_CFLAGS) $(SAN) $(CFLAGS)
-LDFLAGS_ALL = -fopenmp $(SAN) $(LDFLAGS)
+DEP_LIBS  := -Wl,--as-needed $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm
+
+# gcc links libgomp, the runtime that Debian's OpenBLAS uses too. clang links libomp (package libomp-dev), which takes
+# over OpenBLAS's calls to libgomp as well, so that there is one pool of threads either way. A clang without libomp can
+# only link libgomp and drops the pragmas: correct, but our own loops then run in one thread.
+OPENMP    := $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null \
+               && echo -fopenmp || echo -fopenmp=libgomp)
+
+CFLAGS_ALL = -std=c11 $(OPT) $(OPENMP) -fno-math-errno -ffp-contract=off $(WARNINGS) $(DEP_CFLAGS) $(SAN) $(CFLAGS)
+LDFLAGS_ALL = $(OPENMP) $(SAN) $(LDFLAGS)
 
 # src/tensor/*_isa.c are compiled once per instruction set; src/tensor/kernels.c picks a table of theirs at run time.
 ISA_SRC   := $(wildcard src/tensor/*_isa.c)
@@ -28,16 +36,39 @@ LIB_SRC   := $(filter-out $(ISA_SRC),$(wildcard src/*/*.c))
 LIB_OBJ   := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISA_OBJ)
 TEST_SRC  := $(wildcard tests/c/test_*.c)
 TEST_BIN  := $(TEST_SRC:tests/c/%.c=$(BUILD)/tests/%)
+BENCH_SRC := $(wildcard tests/bench/bench_*.c)
+BENCH_BIN := $(BENCH_SRC:tests/bench/%.c=$(BUILD)/bench/%)
 SUPPORT_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
+FORMATTED := $(wildcard include/patchbay/*.h src/*.c src/*/*.[ch] tests/*/*.[ch])
 
-all: $(BUILD)/patchbay
+all: $(BUILD)/patchbay $(BUILD)/libpatchbay.a
 
-$(BUILD)/%.o: %.c
+help:
+	@echo 'all          $(BUILD)/patchbay and $(BUILD)/libpatchbay.a (the default)'
+	@echo 'test         every C and Lua test; the last line counts them        VERBOSE=1 shows all output'
+	@echo 'check        lint, test, asan, ubsan: what should pass before a commit'
+	@echo 'asan ubsan   the tests under AddressSanitizer (with leaks) or UndefinedBehaviorSanitizer'
+	@echo 'sanitize     the tests under both at once (what CI runs)'
+	@echo 'valgrind     the C tests of $(BUILD)/tests named in VALGRIND_TESTS under memcheck'
+	@echo 'bench        speed and memory on a model of the shape of GPT-2 small  BENCH=filter picks workloads'
+	@echo 'lint         dependency direction, forbidden calls, globals, file lengths, cppcheck, Lua syntax, links'
+	@echo 'format       rewrite the C files with clang-format; format-check only reports'
+	@echo 'install      into DESTDIR + PREFIX ($(PREFIX)); uninstall removes the same files'
+	@echo 'clean        remove $(BUILD)'
+	@echo 'Variables: CC (gcc, clang), OPT ($(OPT)), WERROR=-Werror, SAN, BUILD, PREFIX, DESTDIR'
+
+# Objects depend on this file, which changes only when compiler or flags do.
+FLAGS_TEXT = $(CC) | $(CPPFLAGS) | $(CFLAGS_ALL) | $(LDFLAGS_ALL) | $(DEP_LIBS)
+$(BUILD)/flags: FORCE
+	@mkdir -p $(@D)
+	@printf '%s\n' '$(FLAGS_TEXT)' | cmp -s - $@ || printf '%s\n' '$(FLAGS_TEXT)' > $@
+
+$(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
 define isa_rule
-$$(BUILD)/%.$(1).o: %.c
+$$(BUILD)/%.$(1).o: %.c $$(BUILD)/flags
 	@mkdir -p $$(@D)
 	$$(CC) $$(CPPFLAGS) $$(CFLAGS_ALL) $$(ISA_FLAGS_$(1)) -DPB_ISA=$(1) -MMD -MP -c $$< -o $$@
 endef
@@ -54,9 +85,70 @@ $(BUILD)/tests/%: $(BUILD)/tests/c/%.o $(SUPPORT_OBJ) $(BUILD)/libpatchbay.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) $^ -lcmocka $(DEP_LIBS) -o $@
 
+$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(BUILD)/libpatchbay.a
+	@mkdir -p $(@D)
+	$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
+
+tests: $(TEST_BIN)
+
+test: $(TEST_BIN) $(BUILD)/patchbay
+	@sh tests/run.sh $(BUILD)/patchbay $(TEST_BIN)
+
+check:
+	+$(MAKE) lint
+	+$(MAKE) test
+	+$(MAKE) asan
+	+$(MAKE) ubsan
+
+SAN_COMMON := -fno-sanitize-recover=all -fno-omit-frame-pointer
+SAN_ENV    := ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:$(ASAN_OPTIONS) \
+              LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0:$(LSAN_OPTIONS) \
+              UBSAN_OPTIONS=print_stacktrace=1:$(UBSAN_OPTIONS)
+asan:
+	+@$(SAN_ENV) $(MAKE) BUILD=$(BUILD)/asan OPT='-O1 -g' SAN='-fsanitize=address $(SAN_COMMON)' test
+ubsan:
+	+@$(SAN_ENV) $(MAKE) BUILD=$(BUILD)/ubsan OPT='-O1 -g' SAN='-fsanitize=undefined $(SAN_COMMON)' test
+sanitize:
+	+@$(SAN_ENV) $(MAKE) BUILD=$(BUILD)/sanitize OPT='-O1 -g' SAN='-fsanitize=address,undefined $(SAN_COMMON)' test
+
+# memcheck is 20 to 50 times slower than the processor: the executables that own most of the allocation, one thread.
+VALGRIND_TESTS ?= $(notdir $(TEST_BIN))
+valgrind: $(TEST_BIN)
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PB_TEST_WRAP='$(VALGRIND) --quiet --error-exitcode=1 --leak-check=full \
+	  --errors-for-leak-kinds=definite --suppressions=tests/valgrind.supp' PB_TEST_TIMEOUT=900 \
+	  sh tests/run.sh - $(VALGRIND_TESTS:%=$(BUILD)/tests/%)
+
+bench: $(BENCH_BIN) $(BUILD)/patchbay
+	@for bench in $(BENCH_BIN); do $$bench $(BENCH) || exit 1; done
+
+lint: all
+	@sh tests/lint.sh $(BUILD)
+
+format:
+	$(CLANG_FORMAT) -i $(FORMATTED)
+format-check:
+	$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED)
+
+SHARE := $(DESTDIR)$(PREFIX)/share/patchbay
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/patchbay \
+	  $(SHARE)/scripts $(SHARE)/examples $(SHARE)/models/facts
+	install -m 755 $(BUILD)/patchbay $(DESTDIR)$(PREFIX)/bin/patchbay
+	install -m 644 $(BUILD)/libpatchbay.a $(DESTDIR)$(PREFIX)/lib/libpatchbay.a
+	install -m 644 include/patchbay/*.h $(DESTDIR)$(PREFIX)/include/patchbay
+	install -m 644 $(wildcard scripts/patchbay/*.lua) $(SHARE)/scripts
+	install -m 644 $(wildcard examples/*.lua) $(SHARE)/examples
+	install -m 644 $(wildcard examples/models/facts/*.*) $(SHARE)/models/facts
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' -e 's|@OPENMP@|$(OPENMP)|' \
+	  scripts/patchbay.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/patchbay.pc
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/patchbay $(DESTDIR)$(PREFIX)/lib/libpatchbay.a $(DESTDIR)$(PREFIX)/lib/pkgconfig/patchbay.pc
+	rm -rf $(DESTDIR)$(PREFIX)/include/patchbay $(SHARE)
+
 clean:
 	rm -rf $(BUILD)
 
-.PHONY: all clean
+FORCE:
+.PHONY: all help tests test check asan ubsan sanitize valgrind bench lint format format-check install uninstall clean FORCE
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
