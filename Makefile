@@ -81,11 +81,13 @@ $(BUILD)/libpatchbay.a: $(LIB_OBJ)
 $(BUILD)/patchbay: $(BUILD)/src/main.o $(BUILD)/libpatchbay.a
 	$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
 
+$(BUILD)/tests/c/%.o $(BUILD)/tests/bench/%.o: private CPPFLAGS += -Itests
+
 $(BUILD)/tests/%: $(BUILD)/tests/c/%.o $(SUPPORT_OBJ) $(BUILD)/libpatchbay.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) $^ -lcmocka $(DEP_LIBS) -o $@
 
-$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(BUILD)/libpatchbay.a
+$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(BUILD)/tests/support/model_writer.o $(BUILD)/libpatchbay.a
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
 
