@@ -1,0 +1,343 @@
+/* Products of activation rows with stored weights: cutting into tiles, packing, threads. The arithmetic of one tile is
+ * in gemm_isa.c; what a value depends on is said in gemm_table.h.
+ *
+ * One call: the rows of X are packed slab by slab (a slab is as many inputs as fit some megabytes), shared by all
+ * threads; then each thread takes tiles of outputs, packs that part of W block by block into its own buffer - widening
+ * 16-bit weights on the way - and multiplies all rows by it. So every weight is read and widened once per call (once
+ * per ROWS_AT_ONCE rows). */
+#include "tensor/gemm.h"
+
+#include <assert.h>
+#include <omp.h>
+#include <string.h>
+
+#include "tensor/gemm_table.h"
+
+enum { ROWS_AT_ONCE = 4096,          /* rows of X packed together */
+       SLAB_FLOATS = 1 << 20,        /* of packed X, unless one block of inputs is already more */
+       ROWS_IN_CACHE = 192,          /* rows of one block that stay in the second-level cache */
+       TILE_MIN = 64, TILE_MAX = 256 /* outputs of a tile: multiples of every panel width */ };
+
+/* Below this many multiply-adds waking the other threads costs more than they save. */
+static const int64_t SERIAL_WORK = 400000;
+
+/* W as vectors that lie contiguous in memory: along the outputs ("lines", one per input) or along the inputs
+ * ("columns", one per output). Vector i begins at element ((i / block) * block_stride + i % block) * ld. */
+typedef struct source {
+    const char *data;
+    pb_stored type;
+    int64_t size; /* bytes of an element */
+    bool lines;
+    int64_t ld, block, block_stride;
+    const int32_t *chosen; /* the outputs wanted, or NULL: 0, 1, ... */
+} source;
+
+typedef struct product {
+    const pb_gemm_table *table;
+    pb_context *ctx;
+    const float *x; /* element (r, k) at r * row_step + k * depth_step */
+    int64_t row_step, depth_step;
+    int64_t rows, in, out;
+    source w;
+    float *y;
+    int64_t ldy;
+    bool accumulate;
+    const float *bias;
+
+    int threads;
+    int64_t tile;        /* outputs */
+    int64_t row_parts;   /* tasks that share a tile of outputs */
+    int64_t slab;        /* inputs */
+    float *packed_rows;  /* [rows of this chunk][slab], group after group */
+    float *packed_tiles; /* per thread [tile / width][PB_GEMM_DEPTH][width] */
+} product;
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+static int64_t round_up(int64_t n, int64_t unit)
+{
+    return (n + unit - 1) / unit * unit;
+}
+
+static const char *source_vector(const source *s, int64_t i)
+{
+    return s->data + ((i / s->block) * s->block_stride + i % s->block) * s->ld * s->size;
+}
+
+/* ---- packing a tile of weights -------------------------------------------------------------------------------------- */
+
+/* Outputs o .. o + n - 1 (at most a tile), inputs k .. k + depth - 1. */
+static void pack_tile(const product *p, int64_t k, int64_t depth, int64_t o, int64_t n, float *packed)
+{
+    const source *w = &p->w;
+    const int64_t width = p->table->width;
+    const int64_t panel_step = width * PB_GEMM_DEPTH;
+    const void *vectors[PB_GEMM_DEPTH];
+
+    if (w->lines && !w->chosen) {
+        for (int64_t i = 0; i < depth; i++)
+            vectors[i] = source_vector(w, k + i) + o * w->size;
+        p->table->pack_lines(w->type, vectors, depth, n, packed, panel_step);
+        return;
+    }
+    for (int64_t done = 0; done < n; done += width, packed += panel_step) {
+        const int64_t count = least(width, n - done);
+        if (!w->lines) {
+            for (int64_t j = 0; j < count; j++) {
+                int64_t output = w->chosen ? w->chosen[o + done + j] : o + done + j;
+                vectors[j] = source_vector(w, output) + k * w->size;
+            }
+            p->table->pack_columns(w->type, vectors, (int)count, depth, packed);
+            continue;
+        }
+        memset(packed, 0, (size_t)(depth * width) * sizeof *packed);
+        for (int64_t i = 0; i < depth; i++)
+            for (int64_t j = 0; j < count; j++)
+                pb_widen(w->type, source_vector(w, k + i), (size_t)w->chosen[o + done + j], 1, &packed[i * width + j]);
+    }
+}
+
+/* ---- one chunk of rows ------------------------------------------------------------------------------------------------ */
+
+/* Rows in groups of nearly equal size, so that none is much shorter than the inner kernel likes. */
+static int64_t group_count(const product *p, int64_t rows)
+{
+    return (rows + p->table->group - 1) / p->table->group;
+}
+
+static int64_t group_begin(int64_t group, int64_t groups, int64_t rows)
+{
+    return rows * group / groups;
+}
+
+static void pack_group(const product *p, int64_t first_row, int64_t rows, int64_t group, int64_t groups, int64_t k0,
+                       int64_t slab)
+{
+    int64_t begin = group_begin(group, groups, rows), end = group_begin(group + 1, groups, rows);
+    p->table->pack_rows(p->x + (first_row + begin) * p->row_step + k0 * p->depth_step, p->row_step, p->depth_step,
+                        (int)(end - begin), slab, p->packed_rows + begin * slab);
+}
+
+/* Groups from `group` on to `group_end` of one packed block times one packed tile. */
+static void multiply_block(const product *p, int64_t first_row, int64_t rows, int64_t group, int64_t group_end,
+                           int64_t groups, int64_t k0, int64_t slab, int64_t k, int64_t depth, int64_t o, int64_t n,
+                           const float *tile)
+{
+    const pb_gemm_table *table = p->table;
+    const bool add = p->accumulate || k > 0;
+    const float *bias = k + depth == p->in ? p->bias : NULL;
+    const int64_t groups_in_cache = ROWS_IN_CACHE / table->group;
+
+    for (int64_t near = group; near < group_end; near += groups_in_cache) {
+        const int64_t near_end = least(near + groups_in_cache, group_end);
+        for (int64_t done = 0; done < n; done += table->width) {
+            const float *panel = tile + done * PB_GEMM_DEPTH;
+            const int count = (int)least(table->width, n - done);
+            for (int64_t g = near; g < near_end; g++) {
+                int64_t begin = group_begin(g, groups, rows);
+                int count_rows = (int)(group_begin(g + 1, groups, rows) - begin);
+                table->multiply(p->packed_rows + begin * slab + (k - k0) * count_rows, count_rows, panel, depth,
+                                p->y + (first_row + begin) * p->ldy + o + done, p->ldy, count, add,
+                                bias ? bias + o + done : NULL);
+            }
+        }
+    }
+}
+
+static void multiply_tile(const product *p, int64_t first_row, int64_t rows, int64_t task, int64_t k0, int64_t slab)
+{
+    const int64_t groups = group_count(p, rows);
+    const int64_t o = task / p->row_parts * p->tile, n = least(p->tile, p->out - o);
+    const int64_t part = task % p->row_parts;
+    const int64_t group = groups * part / p->row_parts, group_end = groups * (part + 1) / p->row_parts;
+    float *tile = p->packed_tiles + (int64_t)omp_get_thread_num() * p->tile * PB_GEMM_DEPTH;
+
+    for (int64_t k = k0; k < k0 + slab; k += PB_GEMM_DEPTH) {
+        const int64_t depth = least(PB_GEMM_DEPTH, k0 + slab - k);
+        pack_tile(p, k, depth, o, n, tile);
+        multiply_block(p, first_row, rows, group, group_end, groups, k0, slab, k, depth, o, n, tile);
+    }
+}
+
+/* Called by every thread of the team (or by the only one). */
+static void multiply_rows(const product *p, int64_t first_row, int64_t rows)
+{
+    const int64_t groups = group_count(p, rows);
+    const int64_t tasks = (p->out + p->tile - 1) / p->tile * p->row_parts;
+    for (int64_t k0 = 0; k0 < p->in; k0 += p->slab) {
+        const int64_t slab = least(p->slab, p->in - k0);
+#pragma omp for schedule(static)
+        for (int64_t g = 0; g < groups; g++)
+            pack_group(p, first_row, rows, g, groups, k0, slab);
+#pragma omp for schedule(dynamic)
+        for (int64_t task = 0; task < tasks; task++)
+            if (!pb_context_stopping(p->ctx))
+                multiply_tile(p, first_row, rows, task, k0, slab);
+    }
+}
+
+/* ---- the whole call ------------------------------------------------------------------------------------------------------ */
+
+/* Enough tasks for every thread to have several, if the outputs and rows allow it. */
+static void choose_tiles(product *p)
+{
+    const bool alone = omp_in_parallel() || p->rows * p->in * p->out < SERIAL_WORK;
+    p->threads = alone ? 1 : pb_context_threads(p->ctx);
+    const int64_t wanted = p->threads == 1 ? 1 : 4 * p->threads;
+
+    p->tile = TILE_MAX;
+    while (p->tile > TILE_MIN && (p->out + p->tile - 1) / p->tile < wanted)
+        p->tile /= 2;
+    p->tile = least(p->tile, round_up(p->out, TILE_MIN));
+    const int64_t tiles = (p->out + p->tile - 1) / p->tile;
+    const int64_t chunk = least(p->rows, ROWS_AT_ONCE);
+    p->row_parts = 1;
+    if (tiles < wanted)
+        p->row_parts = least((wanted + tiles - 1) / tiles, (chunk + ROWS_IN_CACHE / 2 - 1) / (ROWS_IN_CACHE / 2));
+    p->slab = least(round_up(p->in, PB_GEMM_DEPTH),
+                    SLAB_FLOATS / chunk < PB_GEMM_DEPTH ? PB_GEMM_DEPTH : SLAB_FLOATS / chunk / PB_GEMM_DEPTH * PB_GEMM_DEPTH);
+    p->slab = least(p->slab, p->in);
+}
+
+/* No inputs: the empty sum, and the bias. */
+static void multiply_nothing(const product *p)
+{
+    for (int64_t r = 0; r < p->rows; r++)
+        for (int64_t o = 0; o < p->out; o++) {
+            float before = p->accumulate ? p->y[r * p->ldy + o] : 0.0f;
+            p->y[r * p->ldy + o] = p->bias ? before + p->bias[o] : before;
+        }
+}
+
+static pb_status product_run(product *p, pb_error *err)
+{
+    if (p->rows <= 0 || p->out <= 0)
+        return PB_OK;
+    PB_TRY(pb_context_check(p->ctx, err));
+    if (p->in <= 0) {
+        multiply_nothing(p);
+        return PB_OK;
+    }
+    p->table = pb_gemm_table_here();
+    choose_tiles(p);
+
+    const int64_t chunk = least(p->rows, ROWS_AT_ONCE);
+    const size_t rows_floats = (size_t)round_up(chunk * p->slab, 16);
+    const size_t floats = rows_floats + (size_t)p->threads * (size_t)p->tile * PB_GEMM_DEPTH;
+    p->packed_rows = pb_alloc(p->ctx, floats, sizeof(float));
+    if (!p->packed_rows)
+        return pb_fail_memory(err, p->ctx, floats * sizeof(float), "packing a matrix product");
+    p->packed_tiles = p->packed_rows + rows_floats;
+
+    for (int64_t first = 0; first < p->rows; first += chunk) {
+        const int64_t rows = least(chunk, p->rows - first);
+        if (p->threads == 1) {
+            multiply_rows(p, first, rows);
+            continue;
+        }
+#pragma omp parallel num_threads(p->threads)
+        multiply_rows(p, first, rows);
+    }
+    pb_free(p->packed_rows);
+    return pb_context_check(p->ctx, err);
+}
+
+static source source_of(const pb_matrix *w, bool transposed)
+{
+    assert(w->type == PB_STORED_F32 || w->type == PB_STORED_F16 || w->type == PB_STORED_BF16);
+    const bool blocks = !w->in_major && w->block > 0 && w->block < w->out;
+    const int64_t vectors = w->in_major ? w->in : w->out;
+    return (source){.data = w->data,
+                    .type = w->type,
+                    .size = (int64_t)pb_stored_size(w->type),
+                    .lines = w->in_major != transposed,
+                    .ld = w->ld,
+                    .block = blocks ? w->block : vectors > 0 ? vectors : 1,
+                    .block_stride = blocks ? w->block_stride : 0};
+}
+
+static source source_of_rows(const float *x, int64_t ldx, int64_t rows)
+{
+    return (source){.data = (const char *)x,
+                    .type = PB_STORED_F32,
+                    .size = sizeof(float),
+                    .lines = true,
+                    .ld = ldx,
+                    .block = rows > 0 ? rows : 1};
+}
+
+pb_status pb_linear(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w, float *y, int64_t ldy,
+                    unsigned flags, pb_error *err)
+{
+    product p = {.ctx = ctx, .x = x, .row_step = ldx, .depth_step = 1, .rows = rows, .in = w->in, .out = w->out,
+                 .w = source_of(w, false), .y = y, .ldy = ldy, .accumulate = (flags & PB_LINEAR_ACCUMULATE) != 0,
+                 .bias = (flags & PB_LINEAR_NO_BIAS) ? NULL : w->bias};
+    return product_run(&p, err);
+}
+
+pb_status pb_linear_outputs(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w,
+                            const int32_t *outputs, int64_t n, float *y, pb_error *err)
+{
+    float *bias = NULL;
+    if (w->bias && n > 0) {
+        bias = pb_alloc(ctx, (size_t)n, sizeof *bias);
+        if (!bias)
+            return pb_fail_memory(err, ctx, (size_t)n * sizeof *bias, "the biases of chosen outputs");
+        for (int64_t j = 0; j < n; j++)
+            bias[j] = w->bias[outputs[j]];
+    }
+    product p = {.ctx = ctx, .x = x, .row_step = ldx, .depth_step = 1, .rows = rows, .in = w->in, .out = n,
+                 .w = source_of(w, false), .y = y, .ldy = n, .bias = bias};
+    p.w.chosen = outputs;
+    pb_status status = product_run(&p, err);
+    pb_free(bias);
+    return status;
+}
+
+pb_status pb_linear_input_grad(pb_context *ctx, const float *dy, int64_t lddy, int64_t rows, const pb_matrix *w, float *dx,
+                               int64_t lddx, unsigned flags, pb_error *err)
+{
+    product p = {.ctx = ctx, .x = dy, .row_step = lddy, .depth_step = 1, .rows = rows, .in = w->out, .out = w->in,
+                 .w = source_of(w, true), .y = dx, .ldy = lddx, .accumulate = (flags & PB_LINEAR_ACCUMULATE) != 0};
+    return product_run(&p, err);
+}
+
+/* Sums of columns in double, in the order of the rows. */
+static void add_column_sums(const float *dy, int64_t lddy, int64_t rows, int64_t out, float *dbias)
+{
+    enum { AT_ONCE = 256 };
+    double sums[AT_ONCE];
+    for (int64_t o = 0; o < out; o += AT_ONCE) {
+        const int64_t n = least(AT_ONCE, out - o);
+        memset(sums, 0, sizeof sums);
+        for (int64_t r = 0; r < rows; r++)
+            for (int64_t j = 0; j < n; j++)
+                sums[j] += (double)dy[r * lddy + o + j];
+        for (int64_t j = 0; j < n; j++)
+            dbias[o + j] = (float)((double)dbias[o + j] + sums[j]);
+    }
+}
+
+pb_status pb_linear_weight_grad(pb_context *ctx, const float *x, int64_t ldx, const float *dy, int64_t lddy, int64_t rows,
+                                const pb_matrix *w, float *dw, int64_t lddw, float *dbias, pb_error *err)
+{
+    if (w->in_major) {
+        product p = {.ctx = ctx, .x = x, .row_step = 1, .depth_step = ldx, .rows = w->in, .in = rows, .out = w->out,
+                     .w = source_of_rows(dy, lddy, rows), .y = dw, .ldy = lddw, .accumulate = true};
+        PB_TRY(product_run(&p, err));
+    } else {
+        const int64_t block = w->block > 0 && w->block < w->out ? w->block : w->out;
+        for (int64_t o = 0; o < w->out; o += block) {
+            product p = {.ctx = ctx, .x = dy + o, .row_step = 1, .depth_step = lddy, .rows = least(block, w->out - o),
+                         .in = rows, .out = w->in, .w = source_of_rows(x, ldx, rows),
+                         .y = dw + o / block * w->block_stride * lddw, .ldy = lddw, .accumulate = true};
+            PB_TRY(product_run(&p, err));
+        }
+    }
+    if (dbias)
+        add_column_sums(dy, lddy, rows, w->out, dbias);
+    return PB_OK;
+}

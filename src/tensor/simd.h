@@ -1,0 +1,265 @@
+/* Vectors for the files that are compiled once per instruction set (the *_isa.c files): the compilers' vector
+ * extensions plus the few operations that those lack (fused multiply-add, shuffles for transposing).
+ *
+ * VL floats make a vector: 16 with AVX-512, 8 with AVX2, 4 elsewhere. Everything here is inlined, so that no function
+ * compiled for a newer instruction set can be linked into code that runs on an older one. Multiply-adds are fused only
+ * where the code says vfma (the compiler is told not to contract), so an expression has the same bits wherever it is
+ * inlined. */
+#ifndef PB_TENSOR_SIMD_H
+#define PB_TENSOR_SIMD_H
+
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
+#endif
+
+#define PB_INLINE static inline __attribute__((always_inline, unused))
+
+/* Complete unrolling of loops with constant bounds, which keeps small arrays of vectors in registers. */
+#if defined(__clang__)
+#define PB_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define PB_UNROLL _Pragma("GCC unroll 32")
+#endif
+
+/* Names of the tables that each compilation defines: PB_ISA is given by the Makefile. */
+#define PB_PASTE2(a, b) a##b
+#define PB_PASTE(a, b) PB_PASTE2(a, b)
+#define PB_STRING2(a) #a
+#define PB_STRING(a) PB_STRING2(a)
+#define PB_TABLE(prefix) PB_PASTE(prefix, PB_ISA)
+
+#if defined(__AVX512F__)
+enum { VL = 16 };
+#elif defined(__AVX2__)
+enum { VL = 8 };
+#else
+enum { VL = 4 };
+#endif
+
+typedef float vf __attribute__((vector_size(VL * 4)));
+typedef int32_t vi __attribute__((vector_size(VL * 4)));
+typedef float vf_unaligned __attribute__((vector_size(VL * 4), aligned(1), may_alias));
+/* Half as many, for arithmetic in double. */
+typedef float vh __attribute__((vector_size(VL * 2)));
+typedef float vh_unaligned __attribute__((vector_size(VL * 2), aligned(1), may_alias));
+typedef double vd __attribute__((vector_size(VL * 4)));
+
+PB_INLINE vf vload(const void *p)
+{
+    return *(const vf_unaligned *)p;
+}
+
+PB_INLINE void vstore(void *p, vf v)
+{
+    *(vf_unaligned *)p = v;
+}
+
+PB_INLINE vd vload_double(const float *p)
+{
+    return __builtin_convertvector(*(const vh_unaligned *)(const void *)p, vd);
+}
+
+PB_INLINE vf vset1(float x)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_set1_ps(x);
+#else
+    return (vf){x, x, x, x};
+#endif
+}
+
+/* The first n < VL elements; the others are `fill`. */
+PB_INLINE vf vload_part(const float *p, int64_t n, float fill)
+{
+    float lanes[VL];
+    for (int i = 0; i < VL; i++)
+        lanes[i] = fill;
+    memcpy(lanes, p, (size_t)n * sizeof *p);
+    return vload(lanes);
+}
+
+PB_INLINE void vstore_part(float *p, int64_t n, vf v)
+{
+    float lanes[VL];
+    vstore(lanes, v);
+    memcpy(p, lanes, (size_t)n * sizeof *p);
+}
+
+/* a * b + c; rounded once where the instruction set has it (not in baseline x86-64). */
+PB_INLINE vf vfma(vf a, vf b, vf c)
+{
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__ARM_NEON) && defined(__ARM_FEATURE_FMA)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+PB_INLINE vf vselect(vi mask, vf yes, vf no)
+{
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+}
+
+/* The second operand where the comparison with a NaN fails: NaN in `x` is kept by vat_most(x, c), vat_least(x, c). */
+PB_INLINE vf vat_most(vf x, vf limit)
+{
+    return vselect(x > limit, limit, x);
+}
+
+PB_INLINE vf vat_least(vf x, vf limit)
+{
+    return vselect(x < limit, limit, x);
+}
+
+PB_INLINE vf vabs(vf x)
+{
+    return (vf)((vi)x & INT32_C(0x7fffffff));
+}
+
+PB_INLINE vf vcopysign(vf magnitude, vf sign)
+{
+    return (vf)(((vi)magnitude & INT32_C(0x7fffffff)) | ((vi)sign & INT32_MIN));
+}
+
+/* Sums and maxima over lanes: halves are folded onto each other, in this fixed order. */
+PB_INLINE float vsum(vf v)
+{
+    float lanes[VL];
+    vstore(lanes, v);
+    for (int width = VL / 2; width >= 1; width /= 2)
+        for (int i = 0; i < width; i++)
+            lanes[i] += lanes[i + width];
+    return lanes[0];
+}
+
+PB_INLINE float vmaximum(vf v)
+{
+    float lanes[VL];
+    vstore(lanes, v);
+    float best = lanes[0];
+    for (int i = 1; i < VL; i++)
+        best = lanes[i] > best ? lanes[i] : best;
+    return best;
+}
+
+PB_INLINE double vsum_double(vd v)
+{
+    double sum = 0;
+    for (int i = 0; i < VL / 2; i++)
+        sum += v[i];
+    return sum;
+}
+
+/* Four-by-four or eight-by-eight transposing, for packing. TB rows of TB floats. */
+#if defined(__AVX2__)
+enum { TB = 8 };
+typedef __m256 tb_row;
+
+PB_INLINE tb_row tb_load_f32(const void *p)
+{
+    return _mm256_loadu_ps(p);
+}
+
+PB_INLINE tb_row tb_load_bf16(const void *p)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+PB_INLINE tb_row tb_load_f16(const void *p)
+{
+    return _mm256_cvtph_ps(_mm_loadu_si128(p));
+}
+
+PB_INLINE void tb_store(float *p, tb_row v)
+{
+    _mm256_storeu_ps(p, v);
+}
+
+PB_INLINE void tb_transpose(tb_row r[TB])
+{
+    __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]);
+    __m256 a2 = _mm256_unpacklo_ps(r[2], r[3]), a3 = _mm256_unpackhi_ps(r[2], r[3]);
+    __m256 a4 = _mm256_unpacklo_ps(r[4], r[5]), a5 = _mm256_unpackhi_ps(r[4], r[5]);
+    __m256 a6 = _mm256_unpacklo_ps(r[6], r[7]), a7 = _mm256_unpackhi_ps(r[6], r[7]);
+    __m256 b0 = _mm256_shuffle_ps(a0, a2, 0x44), b1 = _mm256_shuffle_ps(a0, a2, 0xee);
+    __m256 b2 = _mm256_shuffle_ps(a1, a3, 0x44), b3 = _mm256_shuffle_ps(a1, a3, 0xee);
+    __m256 b4 = _mm256_shuffle_ps(a4, a6, 0x44), b5 = _mm256_shuffle_ps(a4, a6, 0xee);
+    __m256 b6 = _mm256_shuffle_ps(a5, a7, 0x44), b7 = _mm256_shuffle_ps(a5, a7, 0xee);
+    r[0] = _mm256_permute2f128_ps(b0, b4, 0x20);
+    r[1] = _mm256_permute2f128_ps(b1, b5, 0x20);
+    r[2] = _mm256_permute2f128_ps(b2, b6, 0x20);
+    r[3] = _mm256_permute2f128_ps(b3, b7, 0x20);
+    r[4] = _mm256_permute2f128_ps(b0, b4, 0x31);
+    r[5] = _mm256_permute2f128_ps(b1, b5, 0x31);
+    r[6] = _mm256_permute2f128_ps(b2, b6, 0x31);
+    r[7] = _mm256_permute2f128_ps(b3, b7, 0x31);
+}
+#else
+enum { TB = 4 };
+typedef vf tb_row;
+
+PB_INLINE tb_row tb_load_f32(const void *p)
+{
+    return vload(p);
+}
+
+PB_INLINE tb_row tb_load_bf16(const void *p)
+{
+    uint16_t raw[4];
+    memcpy(raw, p, sizeof raw);
+    uint32_t wide[4];
+    for (int i = 0; i < 4; i++)
+        wide[i] = (uint32_t)raw[i] << 16;
+    return vload(wide);
+}
+
+/* Half precision without hardware: shift exponent and fraction into place, scale by 2^112; inf and NaN apart. */
+PB_INLINE float half_to_float(uint16_t h)
+{
+    uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    value *= 0x1p112f;
+    memcpy(&bits, &value, sizeof value);
+    if ((h & 0x7c00) == 0x7c00)
+        bits = 0x7f800000u | (uint32_t)(h & 0x3ff) << 13;
+    bits |= (uint32_t)(h & 0x8000) << 16;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+PB_INLINE tb_row tb_load_f16(const void *p)
+{
+    uint16_t raw[4];
+    memcpy(raw, p, sizeof raw);
+    return (vf){half_to_float(raw[0]), half_to_float(raw[1]), half_to_float(raw[2]), half_to_float(raw[3])};
+}
+
+PB_INLINE void tb_store(float *p, tb_row v)
+{
+    vstore(p, v);
+}
+
+PB_INLINE void tb_transpose(tb_row r[TB])
+{
+    vf a = r[0], b = r[1], c = r[2], d = r[3];
+    r[0] = (vf){a[0], b[0], c[0], d[0]};
+    r[1] = (vf){a[1], b[1], c[1], d[1]};
+    r[2] = (vf){a[2], b[2], c[2], d[2]};
+    r[3] = (vf){a[3], b[3], c[3], d[3]};
+}
+#endif
+
+#endif
