@@ -18,9 +18,10 @@ DEP_LIBS  := -Wl,--as-needed $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm
 
 # gcc links libgomp, the runtime that Debian's OpenBLAS uses too. clang links libomp (package libomp-dev), which takes
 # over OpenBLAS's calls to libgomp as well, so that there is one pool of threads either way. A clang without libomp can
-# only link libgomp and drops the pragmas: correct, but our own loops then run in one thread.
-OPENMP    := $(shell printf 'int main(void){return 0;}' | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null \
-               && echo -fopenmp || echo -fopenmp=libgomp)
+# only link libgomp (with gcc's omp.h) and drops the pragmas: correct, but our own loops then run in one thread.
+OPENMP    := $(shell printf '\043include <omp.h>\nint main(void){return omp_in_parallel();}' \
+               | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp \
+               || echo -fopenmp=libgomp -idirafter $$(dirname $$(gcc -print-file-name=include/omp.h)))
 
 CFLAGS_ALL = -std=c11 $(OPT) $(OPENMP) -fno-math-errno -ffp-contract=off $(WARNINGS) $(DEP_CFLAGS) $(SAN) $(CFLAGS)
 LDFLAGS_ALL = $(OPENMP) $(SAN) $(LDFLAGS)
