@@ -80,4 +80,25 @@ typedef struct pb_walk {
 void pb_walk_begin(pb_walk *w, int ndim, const int64_t *shape, int operands, const int64_t *const *strides);
 void pb_walk_next(pb_walk *w);
 
+/* out[i] = in[i] for every index of shape; strides in elements. The two must not overlap. */
+void pb_copy_strided(int ndim, const int64_t *shape, const char *in, const int64_t *in_strides, char *out,
+                     const int64_t *out_strides);
+
+/* ---- broadcasting -------------------------------------------------------------------------------------------- */
+
+/* numpy's rule for two shapes; strides of both operands on the common shape (0 where repeated). */
+typedef struct pb_broadcast {
+    int ndim;
+    int64_t shape[PB_MAX_DIMS];
+    int64_t a_strides[PB_MAX_DIMS], b_strides[PB_MAX_DIMS];
+} pb_broadcast;
+
+pb_status pb_broadcast_shapes(const pb_tensor *a, const pb_tensor *b, pb_broadcast *out, pb_error *err);
+/* b onto t's own shape. PB_ERR_ARGUMENT when t would have to grow. */
+pb_status pb_broadcast_onto(const pb_tensor *t, const pb_tensor *b, pb_broadcast *out, pb_error *err);
+/* b (with the strides it is read with) may be read while t is written element by element: it shares no element with t,
+ * or lies exactly on it. */
+pb_status pb_require_no_overlap(const pb_tensor *t, const pb_tensor *b, const int64_t *b_strides, const char *what,
+                                pb_error *err);
+
 #endif
