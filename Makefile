@@ -139,7 +139,7 @@ install: all
 	install -m 755 $(BUILD)/patchbay $(DESTDIR)$(PREFIX)/bin/patchbay
 	install -m 644 $(BUILD)/libpatchbay.a $(DESTDIR)$(PREFIX)/lib/libpatchbay.a
 	install -m 644 include/patchbay/*.h $(DESTDIR)$(PREFIX)/include/patchbay
-	install -m 644 $(wildcard scripts/patchbay/*.lua) $(SHARE)/scripts
+	cd scripts/patchbay && find . -type f -exec install -D -m 644 {} $(abspath $(SHARE))/scripts/{} \;
 	install -m 644 $(wildcard examples/*.lua) $(SHARE)/examples
 	install -m 644 $(wildcard examples/models/facts/*.*) $(SHARE)/models/facts
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' -e 's|@OPENMP@|$(OPENMP)|' \
