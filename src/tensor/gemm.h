@@ -3,9 +3,11 @@
  * A pb_matrix is a view on (usually memory-mapped) weights in their stored type and layout; nothing is converted or
  * copied when a model loads. 16-bit weights are widened tile by tile inside the product.
  *
- * Determinism: work is cut into tiles of rows and outputs, each tile is one single-threaded sgemm call, so the thread
- * count changes no bit. A row's result does not depend on which other rows are in the call as far as the BLAS kernel
- * computes every row of a tile alike: pb_blas_row_invariant() measures that on this machine. */
+ * Determinism: a value of a product depends on its row of X, its column of W and the instruction set alone, to the
+ * bit: not on the other rows or outputs of the call, their number and place, or the number of threads (the order of
+ * additions is written down in gemm_table.h). The products are Patchbay's own kernels and not calls of sgemm because
+ * OpenBLAS's kernels do not promise that, and because 16-bit weights can be widened while they are packed. Speed is
+ * measured against sgemm (bench_kernels). */
 #ifndef PB_TENSOR_GEMM_H
 #define PB_TENSOR_GEMM_H
 
@@ -31,7 +33,8 @@ pb_matrix pb_matrix_inputs(const pb_matrix *w, int64_t first, int64_t n);
 enum { PB_LINEAR_ACCUMULATE = 1, /* y += instead of y = */
        PB_LINEAR_NO_BIAS = 2 };
 /* y[r][o] = sum_i x[r][i] w(i, o) + bias[o] for rows r. ldx, ldy: elements between rows. x and y must not overlap.
- * Multi-threaded. Fails only when scratch memory for widening cannot be had, or when stopped. */
+ * Multi-threaded (serial inside a parallel region). Scratch: at most 4 MiB, and 256 KiB a thread. Fails only when that
+ * cannot be had (y is unchanged), or when stopped (y is then undefined). */
 PB_NODISCARD pb_status pb_linear(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w, float *y,
                                  int64_t ldy, unsigned flags, pb_error *err);
 /* dx[r][i] (+)= sum_o dy[r][o] w(i, o). */
@@ -43,14 +46,14 @@ PB_NODISCARD pb_status pb_linear_weight_grad(pb_context *ctx, const float *x, in
                                              int64_t rows, const pb_matrix *w, float *dw, int64_t lddw, float *dbias,
                                              pb_error *err);
 /* One output column: out[r] = dot(x[r], w(:, o)) + bias[o], for chosen outputs: y[r * n + j] for outputs[j]. Used for
- * the logits of a few tokens. Accumulates as pb_linear does up to rounding. */
+ * the logits of a few tokens. The same bits as pb_linear gives for these outputs. */
 PB_NODISCARD pb_status pb_linear_outputs(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w,
                                          const int32_t *outputs, int64_t n, float *y, pb_error *err);
 /* Row o of the map as float32 [in] (embedding look-up when w is the [vocab, d] table), any type. */
 void pb_matrix_output_row(const pb_matrix *w, int64_t o, float *out);
 
-/* True if a row of a product has the same bits whatever the number of rows and its place among them (measured once per
- * call on a few shapes, some milliseconds). */
+/* Whether a row of a product has the same bits whatever the number of rows and its place among them: promised above,
+ * and measured here on a few shapes at each call (about a millisecond). False also when memory for it cannot be had. */
 bool pb_blas_row_invariant(pb_context *ctx);
 /* OpenBLAS's own words: version, kernel ("Zen", "SkylakeX"), threading model. Static strings. */
 const char *pb_blas_config(void);

@@ -62,7 +62,7 @@ void pb_add_rows(pb_context *ctx, const float *a, int64_t lda, const float *b, i
 /* cosine and sine [dims / 2] of position p: cos(p * inv_freq[i]) * factor (angle in float32 as torch has it: (float) p * inv_freq[i];
  * cos and sin of that angle correctly rounded from double). */
 void pb_rotary_table(const float *inv_freq, int64_t half, int64_t position, float factor, float *cosine, float *sine);
-/* Rotate the first `dims` of a head vector in place. interleaved: pairs (2i, 2i+1) (GPT-J, Cohere), else (i, i + dims/2). */
+/* Rotate the first `dims` (even) of a head vector in place. interleaved: pairs (2i, 2i+1) (GPT-J, Cohere), else (i, i + dims/2). */
 void pb_rotary_apply(float *head, int64_t dims, bool interleaved, const float *cosine, const float *sine);
 void pb_rotary_apply_back(float *grad, int64_t dims, bool interleaved, const float *cosine, const float *sine); /* transpose */
 
@@ -99,7 +99,8 @@ void pb_attention_pack(const float *const *keys, int64_t n_keys, int64_t d_head,
 void pb_attention_scores(const pb_attention_head *head, const float *const *q, const int32_t *pos, int64_t rows, float *scores, int64_t ld);
 /* Row-wise softmax over [T], in place. */
 void pb_attention_softmax(float *scores, int64_t ld, int64_t rows, int64_t n_keys);
-/* z[r] (pointers to [d_head]) = sum_j pattern[r][j] v_j over all keys with a non-zero weight or a NaN. */
+/* z[r] (pointers to [d_head]) = sum_j pattern[r][j] v_j over the keys from the first to the last whose weight is not 0
+ * (a NaN is not 0), in ascending order: values of masked keys before or after are never read. */
 void pb_attention_mix(const pb_attention_head *head, const float *pattern, int64_t ld, int64_t rows, float *const *z);
 /* The three in one, same bits, touching only keys that each row can see. scratch: pb_attention_scratch_size(T) floats. */
 size_t pb_attention_scratch_size(int64_t n_keys);
