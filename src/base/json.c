@@ -44,22 +44,40 @@ static const char *kind_name(const json_t *value) {
     return "an unknown kind";
 }
 
+/* As much of a JSON text as fits. jansson hands it over piece by piece. */
+typedef struct excerpt {
+    char *text;
+    size_t size, length;
+    bool cut;
+} excerpt;
+
+static int add_piece(const char *piece, size_t length, void *user) {
+    excerpt *e = user;
+    size_t room = e->size - 1 - e->length;
+    e->cut = length > room;
+    if (e->cut)
+        length = room;
+    memcpy(e->text + e->length, piece, length);
+    e->length += length;
+    return e->cut ? -1 : 0; /* -1 ends the dump */
+}
+
 char *pb_json_text(const json_t *value, char *buffer, size_t size) {
     if (!value || json_is_object(value)) {
         snprintf(buffer, size, "%s", kind_name(value));
         return buffer;
     }
-    size_t needed = json_dumpb(value, buffer, size - 1, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
-    if (needed < size) {
-        buffer[needed] = '\0';
-        if (!needed)
-            snprintf(buffer, size, "%s", kind_name(value));
-        return buffer;
+    excerpt e = {.text = buffer, .size = size};
+    int failed = json_dump_callback(value, add_piece, &e, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(9));
+    buffer[e.length] = '\0';
+    if (e.cut && size > 4) {
+        size_t end = size - 4;
+        while (end > 0 && ((unsigned char)buffer[end] & 0xC0u) == 0x80u)
+            end--;
+        memcpy(buffer + end, "...", 4);
+    } else if (failed) {
+        snprintf(buffer, size, "%s", kind_name(value));
     }
-    size_t cut = size > 4 ? size - 4 : 0; /* the buffer holds the beginning of the text */
-    while (cut > 0 && ((unsigned char)buffer[cut] & 0xC0u) == 0x80u)
-        cut--;
-    snprintf(buffer + cut, size - cut, "...");
     return buffer;
 }
 
