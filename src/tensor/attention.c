@@ -8,18 +8,13 @@
 
 enum { GROUP_MAX = 12, KEY_UNIT = 32 /* a multiple of every panel width */ };
 
-static int64_t round_up(int64_t n, int64_t unit)
-{
-    return (n + unit - 1) / unit * unit;
-}
+static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-size_t pb_attention_packed_size(int64_t n_keys, int64_t d_head)
-{
+size_t pb_attention_packed_size(int64_t n_keys, int64_t d_head) {
     return (size_t)(round_up(n_keys, KEY_UNIT) * d_head);
 }
 
-void pb_attention_pack(const float *const *keys, int64_t n_keys, int64_t d_head, float *packed)
-{
+void pb_attention_pack(const float *const *keys, int64_t n_keys, int64_t d_head, float *packed) {
     const pb_gemm_table *gemm = pb_gemm_table_here();
     const int64_t width = pb_attention_table_here()->width;
     for (int64_t key = 0; key < n_keys; key += width, packed += width * d_head) {
@@ -35,16 +30,14 @@ typedef struct visible {
     int64_t begin, end;
 } visible;
 
-static visible visible_keys(const pb_attention_head *head, int32_t pos)
-{
+static visible visible_keys(const pb_attention_head *head, int32_t pos) {
     visible v = {0, (int64_t)pos + 1 < head->n_keys ? (int64_t)pos + 1 : head->n_keys};
     if (head->window > 0 && pos - head->window + 1 > 0)
         v.begin = pos - head->window + 1 < v.end ? pos - head->window + 1 : v.end;
     return v;
 }
 
-static void mask(float *s, int64_t begin, int64_t end)
-{
+static void mask(float *s, int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; j++)
         s[j] = -INFINITY;
 }
@@ -52,8 +45,7 @@ static void mask(float *s, int64_t begin, int64_t end)
 /* ---- the three steps -------------------------------------------------------------------------------------------------- */
 
 void pb_attention_scores(const pb_attention_head *head, const float *const *q, const int32_t *pos, int64_t rows,
-                         float *scores, int64_t ld)
-{
+                         float *scores, int64_t ld) {
     const pb_attention_table *table = pb_attention_table_here();
     float panel[GROUP_MAX * PB_GEMM_WIDTH_MAX];
     const int64_t width = table->width;
@@ -76,16 +68,14 @@ void pb_attention_scores(const pb_attention_head *head, const float *const *q, c
     }
 }
 
-void pb_attention_softmax(float *scores, int64_t ld, int64_t rows, int64_t n_keys)
-{
+void pb_attention_softmax(float *scores, int64_t ld, int64_t rows, int64_t n_keys) {
     const pb_vector_table *table = pb_vector_table_here();
     for (int64_t r = 0; r < rows; r++)
         table->softmax(scores + r * ld, n_keys);
 }
 
 /* Keys outside the first and the last that are not exactly zero. */
-static visible trim(const float *weights, visible v)
-{
+static visible trim(const float *weights, visible v) {
     while (v.begin < v.end && weights[v.begin] == 0.0f)
         v.begin++;
     while (v.end > v.begin && weights[v.end - 1] == 0.0f)
@@ -96,8 +86,7 @@ static visible trim(const float *weights, visible v)
 /* Each row runs over its own keys in order: those before what the group has in common alone, then the common ones
  * together, then the rest alone. */
 static void mix_group(const pb_attention_table *table, const pb_attention_head *head, const float *const *weights,
-                      visible *keys, int rows, float *const *z)
-{
+                      visible *keys, int rows, float *const *z) {
     visible common = {0, head->n_keys};
     for (int r = 0; r < rows; r++) {
         memset(z[r], 0, (size_t)head->d_head * sizeof *z[r]);
@@ -119,8 +108,7 @@ static void mix_group(const pb_attention_table *table, const pb_attention_head *
             table->mix(weights + r, 1, head->values, common.end, keys[r].end, head->d_head, z + r);
 }
 
-void pb_attention_mix(const pb_attention_head *head, const float *pattern, int64_t ld, int64_t rows, float *const *z)
-{
+void pb_attention_mix(const pb_attention_head *head, const float *pattern, int64_t ld, int64_t rows, float *const *z) {
     const pb_attention_table *table = pb_attention_table_here();
     for (int64_t row = 0; row < rows; row += table->group) {
         const int count = (int)(rows - row < table->group ? rows - row : table->group);
@@ -136,14 +124,10 @@ void pb_attention_mix(const pb_attention_head *head, const float *pattern, int64
 
 /* ---- fused ------------------------------------------------------------------------------------------------------------ */
 
-size_t pb_attention_scratch_size(int64_t n_keys)
-{
-    return (size_t)(GROUP_MAX * round_up(n_keys, KEY_UNIT));
-}
+size_t pb_attention_scratch_size(int64_t n_keys) { return (size_t)(GROUP_MAX * round_up(n_keys, KEY_UNIT)); }
 
 void pb_attention_fused(const pb_attention_head *head, const float *const *q, const int32_t *pos, int64_t rows,
-                        float *const *z, float *scratch)
-{
+                        float *const *z, float *scratch) {
     const pb_attention_table *table = pb_attention_table_here();
     const pb_vector_table *vectors = pb_vector_table_here();
     const int64_t ld = round_up(head->n_keys, KEY_UNIT);
@@ -161,7 +145,8 @@ void pb_attention_fused(const pb_attention_head *head, const float *const *q, co
         /* Whole panels: the softmax's lanes are counted from a multiple of the panel width, as from key 0. */
         const int64_t first = all.begin / table->width * table->width;
         const int64_t n_panels = (all.end - first + table->width - 1) / table->width;
-        table->dots(q + row, count, head->d_head, head->packed_keys + first * head->d_head, n_panels, scratch + first, ld);
+        table->dots(q + row, count, head->d_head, head->packed_keys + first * head->d_head, n_panels, scratch + first,
+                    ld);
         for (int r = 0; r < count; r++) {
             float *s = scratch + r * ld;
             table->finish(head, first, s + first, keys[r].end - first);

@@ -14,9 +14,8 @@ enum { WIDTH = 2 * VL };
 
 /* ---- scores ---------------------------------------------------------------------------------------------------------- */
 
-PB_INLINE void dots_of(const float *const *q, const int rows, int64_t d, const float *panels, int64_t n_panels, float *s,
-                       int64_t ld)
-{
+PB_INLINE void dots_of(const float *const *q, const int rows, int64_t d, const float *panels, int64_t n_panels,
+                       float *s, int64_t ld) {
     for (int64_t p = 0; p < n_panels; p++, s += WIDTH) {
         vf sums[GROUP][2];
         PB_UNROLL
@@ -39,11 +38,11 @@ PB_INLINE void dots_of(const float *const *q, const int rows, int64_t d, const f
     }
 }
 
-static void dots(const float *const *q, int rows, int64_t d, const float *panels, int64_t n_panels, float *s, int64_t ld)
-{
-#define ROWS(count)                                           \
-    case count:                                               \
-        dots_of(q, count, d, panels, n_panels, s, ld);        \
+static void dots(const float *const *q, int rows, int64_t d, const float *panels, int64_t n_panels, float *s,
+                 int64_t ld) {
+#define ROWS(count)                                                                                                    \
+    case count:                                                                                                        \
+        dots_of(q, count, d, panels, n_panels, s, ld);                                                                 \
         break
     switch (rows) {
         ROWS(1);
@@ -67,14 +66,12 @@ static void dots(const float *const *q, int rows, int64_t d, const float *panels
 }
 
 /* Round to nearest even, as the conversion to bfloat16 does; positions times slopes are never NaN. */
-PB_INLINE vf round_to_bf16(vf x)
-{
+PB_INLINE vf round_to_bf16(vf x) {
     vi bits = (vi)x;
     return (vf)((bits + 0x7fff + ((bits >> 16) & 1)) & INT32_C(-65536));
 }
 
-static void finish(const pb_attention_head *head, int64_t first, float *s, int64_t n)
-{
+static void finish(const pb_attention_head *head, int64_t first, float *s, int64_t n) {
     const vf scale = vset1(head->scale), slope = vset1(head->alibi), cap = vset1(head->softcap);
     float counting[VL];
     for (int i = 0; i < VL; i++)
@@ -103,8 +100,7 @@ static void finish(const pb_attention_head *head, int64_t first, float *s, int64
 
 /* rows x vectors accumulators: the part [at, at + vectors * VL) of z. */
 PB_INLINE void mix_part(const float *const *weights, const int rows, const int vectors, const float *const *values,
-                        int64_t begin, int64_t end, int64_t at, float *const *z)
-{
+                        int64_t begin, int64_t end, int64_t at, float *const *z) {
     vf sums[MIX_ROWS][8];
     PB_UNROLL
     for (int r = 0; r < rows; r++) {
@@ -135,9 +131,8 @@ PB_INLINE void mix_part(const float *const *weights, const int rows, const int v
 }
 
 /* The last d % VL of a vector. */
-PB_INLINE void mix_end(const float *const *weights, const int rows, const float *const *values, int64_t begin, int64_t end,
-                       int64_t at, int64_t lanes, float *const *z)
-{
+PB_INLINE void mix_end(const float *const *weights, const int rows, const float *const *values, int64_t begin,
+                       int64_t end, int64_t at, int64_t lanes, float *const *z) {
     for (int r = 0; r < rows; r++) {
         vf sum = vload_part(z[r] + at, lanes, 0.0f);
         for (int64_t key = begin; key < end; key++)
@@ -147,8 +142,7 @@ PB_INLINE void mix_end(const float *const *weights, const int rows, const float 
 }
 
 PB_INLINE void mix_rows(const float *const *weights, const int rows, const float *const *values, int64_t begin,
-                        int64_t end, int64_t d, float *const *z)
-{
+                        int64_t end, int64_t d, float *const *z) {
     int64_t at = 0;
     if (rows == 1)
         for (; at + 8 * VL <= d; at += 8 * VL)
@@ -167,9 +161,8 @@ PB_INLINE void mix_rows(const float *const *weights, const int rows, const float
         mix_end(weights, rows, values, begin, end, at, d - at, z);
 }
 
-static void mix(const float *const *weights, int rows, const float *const *values, int64_t begin, int64_t end, int64_t d,
-                float *const *z)
-{
+static void mix(const float *const *weights, int rows, const float *const *values, int64_t begin, int64_t end,
+                int64_t d, float *const *z) {
     int done = 0;
     for (; done + MIX_ROWS <= rows; done += MIX_ROWS)
         mix_rows(weights + done, MIX_ROWS, values, begin, end, d, z + done);

@@ -13,10 +13,13 @@
 
 #include "tensor/gemm_table.h"
 
-enum { ROWS_AT_ONCE = 4096,          /* rows of X packed together */
-       SLAB_FLOATS = 1 << 20,        /* of packed X, unless one block of inputs is already more */
-       ROWS_IN_CACHE = 192,          /* rows of one block that stay in the second-level cache */
-       TILE_MIN = 64, TILE_MAX = 256 /* outputs of a tile: multiples of every panel width */ };
+enum {
+    ROWS_AT_ONCE = 4096,   /* rows of X packed together */
+    SLAB_FLOATS = 1 << 20, /* of packed X, unless one block of inputs is already more */
+    ROWS_IN_CACHE = 192,   /* rows of one block that stay in the second-level cache */
+    TILE_MIN = 64,
+    TILE_MAX = 256 /* outputs of a tile: multiples of every panel width */
+};
 
 /* Below this many multiply-adds waking the other threads costs more than they save. */
 static const int64_t SERIAL_WORK = 400000;
@@ -52,26 +55,18 @@ typedef struct product {
     float *packed_tiles; /* per thread [tile / width][PB_GEMM_DEPTH][width] */
 } product;
 
-static int64_t least(int64_t a, int64_t b)
-{
-    return a < b ? a : b;
-}
+static int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
-static int64_t round_up(int64_t n, int64_t unit)
-{
-    return (n + unit - 1) / unit * unit;
-}
+static int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
 
-static const char *source_vector(const source *s, int64_t i)
-{
+static const char *source_vector(const source *s, int64_t i) {
     return s->data + ((i / s->block) * s->block_stride + i % s->block) * s->ld * s->size;
 }
 
 /* ---- packing a tile of weights -------------------------------------------------------------------------------------- */
 
 /* Outputs o .. o + n - 1 (at most a tile), inputs k .. k + depth - 1. */
-static void pack_tile(const product *p, int64_t k, int64_t depth, int64_t o, int64_t n, float *packed)
-{
+static void pack_tile(const product *p, int64_t k, int64_t depth, int64_t o, int64_t n, float *packed) {
     const source *w = &p->w;
     const int64_t width = p->table->width;
     const int64_t panel_step = width * PB_GEMM_DEPTH;
@@ -103,19 +98,12 @@ static void pack_tile(const product *p, int64_t k, int64_t depth, int64_t o, int
 /* ---- one chunk of rows ------------------------------------------------------------------------------------------------ */
 
 /* Rows in groups of nearly equal size, so that none is much shorter than the inner kernel likes. */
-static int64_t group_count(const product *p, int64_t rows)
-{
-    return (rows + p->table->group - 1) / p->table->group;
-}
+static int64_t group_count(const product *p, int64_t rows) { return (rows + p->table->group - 1) / p->table->group; }
 
-static int64_t group_begin(int64_t group, int64_t groups, int64_t rows)
-{
-    return rows * group / groups;
-}
+static int64_t group_begin(int64_t group, int64_t groups, int64_t rows) { return rows * group / groups; }
 
 static void pack_group(const product *p, int64_t first_row, int64_t rows, int64_t group, int64_t groups, int64_t k0,
-                       int64_t slab)
-{
+                       int64_t slab) {
     int64_t begin = group_begin(group, groups, rows), end = group_begin(group + 1, groups, rows);
     p->table->pack_rows(p->x + (first_row + begin) * p->row_step + k0 * p->depth_step, p->row_step, p->depth_step,
                         (int)(end - begin), slab, p->packed_rows + begin * slab);
@@ -124,8 +112,7 @@ static void pack_group(const product *p, int64_t first_row, int64_t rows, int64_
 /* Groups from `group` on to `group_end` of one packed block times one packed tile. */
 static void multiply_block(const product *p, int64_t first_row, int64_t rows, int64_t group, int64_t group_end,
                            int64_t groups, int64_t k0, int64_t slab, int64_t k, int64_t depth, int64_t o, int64_t n,
-                           const float *tile)
-{
+                           const float *tile) {
     const pb_gemm_table *table = p->table;
     const bool add = p->accumulate || k > 0;
     const float *bias = k + depth == p->in ? p->bias : NULL;
@@ -147,13 +134,13 @@ static void multiply_block(const product *p, int64_t first_row, int64_t rows, in
     }
 }
 
-static void multiply_tile(const product *p, int64_t first_row, int64_t rows, int64_t task, int64_t k0, int64_t slab)
-{
+static void multiply_tile(const product *p, int thread, int64_t first_row, int64_t rows, int64_t task, int64_t k0,
+                          int64_t slab) {
     const int64_t groups = group_count(p, rows);
     const int64_t o = task / p->row_parts * p->tile, n = least(p->tile, p->out - o);
     const int64_t part = task % p->row_parts;
     const int64_t group = groups * part / p->row_parts, group_end = groups * (part + 1) / p->row_parts;
-    float *tile = p->packed_tiles + (int64_t)omp_get_thread_num() * p->tile * PB_GEMM_DEPTH;
+    float *tile = p->packed_tiles + (int64_t)thread * p->tile * PB_GEMM_DEPTH;
 
     for (int64_t k = k0; k < k0 + slab; k += PB_GEMM_DEPTH) {
         const int64_t depth = least(PB_GEMM_DEPTH, k0 + slab - k);
@@ -162,11 +149,20 @@ static void multiply_tile(const product *p, int64_t first_row, int64_t rows, int
     }
 }
 
-/* Called by every thread of the team (or by the only one). */
-static void multiply_rows(const product *p, int64_t first_row, int64_t rows)
-{
+static void multiply_rows(const product *p, int64_t first_row, int64_t rows, int64_t tasks) {
     const int64_t groups = group_count(p, rows);
-    const int64_t tasks = (p->out + p->tile - 1) / p->tile * p->row_parts;
+    for (int64_t k0 = 0; k0 < p->in; k0 += p->slab) {
+        const int64_t slab = least(p->slab, p->in - k0);
+        for (int64_t g = 0; g < groups; g++)
+            pack_group(p, first_row, rows, g, groups, k0, slab);
+        for (int64_t task = 0; task < tasks && !pb_context_stopping(p->ctx); task++)
+            multiply_tile(p, 0, first_row, rows, task, k0, slab);
+    }
+}
+
+/* The same, called by every thread of a team; each loop ends with all of them waiting for each other. */
+static void multiply_rows_as_team(const product *p, int64_t first_row, int64_t rows, int64_t tasks) {
+    const int64_t groups = group_count(p, rows);
     for (int64_t k0 = 0; k0 < p->in; k0 += p->slab) {
         const int64_t slab = least(p->slab, p->in - k0);
 #pragma omp for schedule(static)
@@ -175,15 +171,14 @@ static void multiply_rows(const product *p, int64_t first_row, int64_t rows)
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < tasks; task++)
             if (!pb_context_stopping(p->ctx))
-                multiply_tile(p, first_row, rows, task, k0, slab);
+                multiply_tile(p, omp_get_thread_num(), first_row, rows, task, k0, slab);
     }
 }
 
 /* ---- the whole call ------------------------------------------------------------------------------------------------------ */
 
 /* Enough tasks for every thread to have several, if the outputs and rows allow it. */
-static void choose_tiles(product *p)
-{
+static void choose_tiles(product *p) {
     const bool alone = omp_in_parallel() || p->rows * p->in * p->out < SERIAL_WORK;
     p->threads = alone ? 1 : pb_context_threads(p->ctx);
     const int64_t wanted = p->threads == 1 ? 1 : 4 * p->threads;
@@ -197,14 +192,14 @@ static void choose_tiles(product *p)
     p->row_parts = 1;
     if (tiles < wanted)
         p->row_parts = least((wanted + tiles - 1) / tiles, (chunk + ROWS_IN_CACHE / 2 - 1) / (ROWS_IN_CACHE / 2));
-    p->slab = least(round_up(p->in, PB_GEMM_DEPTH),
-                    SLAB_FLOATS / chunk < PB_GEMM_DEPTH ? PB_GEMM_DEPTH : SLAB_FLOATS / chunk / PB_GEMM_DEPTH * PB_GEMM_DEPTH);
+    p->slab = least(round_up(p->in, PB_GEMM_DEPTH), SLAB_FLOATS / chunk < PB_GEMM_DEPTH
+                                                        ? PB_GEMM_DEPTH
+                                                        : SLAB_FLOATS / chunk / PB_GEMM_DEPTH * PB_GEMM_DEPTH);
     p->slab = least(p->slab, p->in);
 }
 
 /* No inputs: the empty sum, and the bias. */
-static void multiply_nothing(const product *p)
-{
+static void multiply_nothing(const product *p) {
     for (int64_t r = 0; r < p->rows; r++)
         for (int64_t o = 0; o < p->out; o++) {
             float before = p->accumulate ? p->y[r * p->ldy + o] : 0.0f;
@@ -212,8 +207,7 @@ static void multiply_nothing(const product *p)
         }
 }
 
-static pb_status product_run(product *p, pb_error *err)
-{
+static pb_status product_run(product *p, pb_error *err) {
     if (p->rows <= 0 || p->out <= 0)
         return PB_OK;
     PB_TRY(pb_context_check(p->ctx, err));
@@ -225,6 +219,7 @@ static pb_status product_run(product *p, pb_error *err)
     choose_tiles(p);
 
     const int64_t chunk = least(p->rows, ROWS_AT_ONCE);
+    const int64_t tasks = (p->out + p->tile - 1) / p->tile * p->row_parts;
     const size_t rows_floats = (size_t)round_up(chunk * p->slab, 16);
     const size_t floats = rows_floats + (size_t)p->threads * (size_t)p->tile * PB_GEMM_DEPTH;
     p->packed_rows = pb_alloc(p->ctx, floats, sizeof(float));
@@ -235,18 +230,17 @@ static pb_status product_run(product *p, pb_error *err)
     for (int64_t first = 0; first < p->rows; first += chunk) {
         const int64_t rows = least(chunk, p->rows - first);
         if (p->threads == 1) {
-            multiply_rows(p, first, rows);
+            multiply_rows(p, first, rows, tasks);
             continue;
         }
 #pragma omp parallel num_threads(p->threads)
-        multiply_rows(p, first, rows);
+        multiply_rows_as_team(p, first, rows, tasks);
     }
     pb_free(p->packed_rows);
     return pb_context_check(p->ctx, err);
 }
 
-static source source_of(const pb_matrix *w, bool transposed)
-{
+static source source_of(const pb_matrix *w, bool transposed) {
     assert(w->type == PB_STORED_F32 || w->type == PB_STORED_F16 || w->type == PB_STORED_BF16);
     const bool blocks = !w->in_major && w->block > 0 && w->block < w->out;
     const int64_t vectors = w->in_major ? w->in : w->out;
@@ -255,12 +249,13 @@ static source source_of(const pb_matrix *w, bool transposed)
                     .size = (int64_t)pb_stored_size(w->type),
                     .lines = w->in_major != transposed,
                     .ld = w->ld,
-                    .block = blocks ? w->block : vectors > 0 ? vectors : 1,
+                    .block = blocks        ? w->block
+                             : vectors > 0 ? vectors
+                                           : 1,
                     .block_stride = blocks ? w->block_stride : 0};
 }
 
-static source source_of_rows(const float *x, int64_t ldx, int64_t rows)
-{
+static source source_of_rows(const float *x, int64_t ldx, int64_t rows) {
     return (source){.data = (const char *)x,
                     .type = PB_STORED_F32,
                     .size = sizeof(float),
@@ -269,18 +264,25 @@ static source source_of_rows(const float *x, int64_t ldx, int64_t rows)
                     .block = rows > 0 ? rows : 1};
 }
 
-pb_status pb_linear(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w, float *y, int64_t ldy,
-                    unsigned flags, pb_error *err)
-{
-    product p = {.ctx = ctx, .x = x, .row_step = ldx, .depth_step = 1, .rows = rows, .in = w->in, .out = w->out,
-                 .w = source_of(w, false), .y = y, .ldy = ldy, .accumulate = (flags & PB_LINEAR_ACCUMULATE) != 0,
+pb_status pb_linear(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w, float *y,
+                    int64_t ldy, unsigned flags, pb_error *err) {
+    product p = {.ctx = ctx,
+                 .x = x,
+                 .row_step = ldx,
+                 .depth_step = 1,
+                 .rows = rows,
+                 .in = w->in,
+                 .out = w->out,
+                 .w = source_of(w, false),
+                 .y = y,
+                 .ldy = ldy,
+                 .accumulate = (flags & PB_LINEAR_ACCUMULATE) != 0,
                  .bias = (flags & PB_LINEAR_NO_BIAS) ? NULL : w->bias};
     return product_run(&p, err);
 }
 
 pb_status pb_linear_outputs(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w,
-                            const int32_t *outputs, int64_t n, float *y, pb_error *err)
-{
+                            const int32_t *outputs, int64_t n, float *y, pb_error *err) {
     float *bias = NULL;
     if (w->bias && n > 0) {
         bias = pb_alloc(ctx, (size_t)n, sizeof *bias);
@@ -289,25 +291,41 @@ pb_status pb_linear_outputs(pb_context *ctx, const float *x, int64_t ldx, int64_
         for (int64_t j = 0; j < n; j++)
             bias[j] = w->bias[outputs[j]];
     }
-    product p = {.ctx = ctx, .x = x, .row_step = ldx, .depth_step = 1, .rows = rows, .in = w->in, .out = n,
-                 .w = source_of(w, false), .y = y, .ldy = n, .bias = bias};
+    product p = {.ctx = ctx,
+                 .x = x,
+                 .row_step = ldx,
+                 .depth_step = 1,
+                 .rows = rows,
+                 .in = w->in,
+                 .out = n,
+                 .w = source_of(w, false),
+                 .y = y,
+                 .ldy = n,
+                 .bias = bias};
     p.w.chosen = outputs;
     pb_status status = product_run(&p, err);
     pb_free(bias);
     return status;
 }
 
-pb_status pb_linear_input_grad(pb_context *ctx, const float *dy, int64_t lddy, int64_t rows, const pb_matrix *w, float *dx,
-                               int64_t lddx, unsigned flags, pb_error *err)
-{
-    product p = {.ctx = ctx, .x = dy, .row_step = lddy, .depth_step = 1, .rows = rows, .in = w->out, .out = w->in,
-                 .w = source_of(w, true), .y = dx, .ldy = lddx, .accumulate = (flags & PB_LINEAR_ACCUMULATE) != 0};
+pb_status pb_linear_input_grad(pb_context *ctx, const float *dy, int64_t lddy, int64_t rows, const pb_matrix *w,
+                               float *dx, int64_t lddx, unsigned flags, pb_error *err) {
+    product p = {.ctx = ctx,
+                 .x = dy,
+                 .row_step = lddy,
+                 .depth_step = 1,
+                 .rows = rows,
+                 .in = w->out,
+                 .out = w->in,
+                 .w = source_of(w, true),
+                 .y = dx,
+                 .ldy = lddx,
+                 .accumulate = (flags & PB_LINEAR_ACCUMULATE) != 0};
     return product_run(&p, err);
 }
 
 /* Sums of columns in double, in the order of the rows. */
-static void add_column_sums(const float *dy, int64_t lddy, int64_t rows, int64_t out, float *dbias)
-{
+static void add_column_sums(const float *dy, int64_t lddy, int64_t rows, int64_t out, float *dbias) {
     enum { AT_ONCE = 256 };
     double sums[AT_ONCE];
     for (int64_t o = 0; o < out; o += AT_ONCE) {
@@ -321,19 +339,36 @@ static void add_column_sums(const float *dy, int64_t lddy, int64_t rows, int64_t
     }
 }
 
-pb_status pb_linear_weight_grad(pb_context *ctx, const float *x, int64_t ldx, const float *dy, int64_t lddy, int64_t rows,
-                                const pb_matrix *w, float *dw, int64_t lddw, float *dbias, pb_error *err)
-{
+pb_status pb_linear_weight_grad(pb_context *ctx, const float *x, int64_t ldx, const float *dy, int64_t lddy,
+                                int64_t rows, const pb_matrix *w, float *dw, int64_t lddw, float *dbias,
+                                pb_error *err) {
     if (w->in_major) {
-        product p = {.ctx = ctx, .x = x, .row_step = 1, .depth_step = ldx, .rows = w->in, .in = rows, .out = w->out,
-                     .w = source_of_rows(dy, lddy, rows), .y = dw, .ldy = lddw, .accumulate = true};
+        product p = {.ctx = ctx,
+                     .x = x,
+                     .row_step = 1,
+                     .depth_step = ldx,
+                     .rows = w->in,
+                     .in = rows,
+                     .out = w->out,
+                     .w = source_of_rows(dy, lddy, rows),
+                     .y = dw,
+                     .ldy = lddw,
+                     .accumulate = true};
         PB_TRY(product_run(&p, err));
     } else {
         const int64_t block = w->block > 0 && w->block < w->out ? w->block : w->out;
         for (int64_t o = 0; o < w->out; o += block) {
-            product p = {.ctx = ctx, .x = dy + o, .row_step = 1, .depth_step = lddy, .rows = least(block, w->out - o),
-                         .in = rows, .out = w->in, .w = source_of_rows(x, ldx, rows),
-                         .y = dw + o / block * w->block_stride * lddw, .ldy = lddw, .accumulate = true};
+            product p = {.ctx = ctx,
+                         .x = dy + o,
+                         .row_step = 1,
+                         .depth_step = lddy,
+                         .rows = least(block, w->out - o),
+                         .in = rows,
+                         .out = w->in,
+                         .w = source_of_rows(x, ldx, rows),
+                         .y = dw + o / block * w->block_stride * lddw,
+                         .ldy = lddw,
+                         .accumulate = true};
             PB_TRY(product_run(&p, err));
         }
     }

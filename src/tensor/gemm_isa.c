@@ -12,20 +12,19 @@ enum { GROUP = 4 };
 #endif
 enum { WIDTH = 2 * VL };
 
-_Static_assert((int)WIDTH <= (int)PB_GEMM_WIDTH_MAX && (int)GROUP <= (int)PB_GEMM_ROWS_MAX, "gemm.c sizes its arrays by these");
+_Static_assert((int)WIDTH <= (int)PB_GEMM_WIDTH_MAX && (int)GROUP <= (int)PB_GEMM_ROWS_MAX,
+               "gemm.c sizes its arrays by these");
 _Static_assert((int)WIDTH % (int)TB == 0, "panels are transposed in whole blocks");
 
 /* ---- packing ------------------------------------------------------------------------------------------------------ */
 
-PB_INLINE void pack_rows_along(const float *x, int64_t row_step, int rows, int64_t depth, float *packed)
-{
+PB_INLINE void pack_rows_along(const float *x, int64_t row_step, int rows, int64_t depth, float *packed) {
     for (int64_t k = 0; k < depth; k++)
         for (int r = 0; r < rows; r++)
             packed[k * rows + r] = x[r * row_step + k];
 }
 
-static void pack_rows(const float *x, int64_t row_step, int64_t depth_step, int rows, int64_t depth, float *packed)
-{
+static void pack_rows(const float *x, int64_t row_step, int64_t depth_step, int rows, int64_t depth, float *packed) {
     if (depth_step != 1) {
         for (int64_t k = 0; k < depth; k++)
             for (int r = 0; r < rows; r++)
@@ -39,8 +38,7 @@ static void pack_rows(const float *x, int64_t row_step, int64_t depth_step, int 
     }
 }
 
-PB_INLINE float widen_one(pb_stored type, const char *p)
-{
+PB_INLINE float widen_one(pb_stored type, const char *p) {
     if (type == PB_STORED_F32) {
         float value;
         memcpy(&value, p, sizeof value);
@@ -61,13 +59,11 @@ PB_INLINE float widen_one(pb_stored type, const char *p)
 #endif
 }
 
-PB_INLINE tb_row load_block(pb_stored type, const char *p)
-{
+PB_INLINE tb_row load_block(pb_stored type, const char *p) {
     return type == PB_STORED_F32 ? tb_load_f32(p) : type == PB_STORED_BF16 ? tb_load_bf16(p) : tb_load_f16(p);
 }
 
-PB_INLINE void pack_columns_typed(pb_stored type, const void *const *columns, int n, int64_t depth, float *packed)
-{
+PB_INLINE void pack_columns_typed(pb_stored type, const void *const *columns, int n, int64_t depth, float *packed) {
     const int64_t size = type == PB_STORED_F32 ? 4 : 2;
     int64_t whole = depth - depth % TB;
     int j0 = 0;
@@ -94,8 +90,7 @@ PB_INLINE void pack_columns_typed(pb_stored type, const void *const *columns, in
             packed[k * WIDTH + j] = j < n ? widen_one(type, (const char *)columns[j] + k * size) : 0.0f;
 }
 
-static void pack_columns(pb_stored type, const void *const *columns, int n, int64_t depth, float *packed)
-{
+static void pack_columns(pb_stored type, const void *const *columns, int n, int64_t depth, float *packed) {
     if (type == PB_STORED_F32)
         pack_columns_typed(PB_STORED_F32, columns, n, depth, packed);
     else if (type == PB_STORED_BF16)
@@ -105,8 +100,7 @@ static void pack_columns(pb_stored type, const void *const *columns, int n, int6
 }
 
 PB_INLINE void pack_lines_typed(pb_stored type, const void *const *rows, int64_t depth, int64_t n, float *packed,
-                                int64_t panel_step)
-{
+                                int64_t panel_step) {
     const int64_t size = type == PB_STORED_F32 ? 4 : 2;
     const int64_t line = n * size;
     for (int64_t k = 0; k < depth; k++) {
@@ -119,8 +113,8 @@ PB_INLINE void pack_lines_typed(pb_stored type, const void *const *rows, int64_t
         int64_t o = 0;
         for (; o + WIDTH <= n; o += WIDTH, to += panel_step)
             PB_UNROLL
-            for (int j = 0; j < WIDTH; j += TB)
-                tb_store(to + j, load_block(type, row + (o + j) * size));
+        for (int j = 0; j < WIDTH; j += TB)
+            tb_store(to + j, load_block(type, row + (o + j) * size));
         if (o < n)
             for (int j = 0; j < WIDTH; j++)
                 to[j] = o + j < n ? widen_one(type, row + (o + j) * size) : 0.0f;
@@ -128,8 +122,7 @@ PB_INLINE void pack_lines_typed(pb_stored type, const void *const *rows, int64_t
 }
 
 static void pack_lines(pb_stored type, const void *const *rows, int64_t depth, int64_t n, float *packed,
-                       int64_t panel_step)
-{
+                       int64_t panel_step) {
     if (type == PB_STORED_F32)
         pack_lines_typed(PB_STORED_F32, rows, depth, n, packed, panel_step);
     else if (type == PB_STORED_BF16)
@@ -141,8 +134,7 @@ static void pack_lines(pb_stored type, const void *const *rows, int64_t depth, i
 /* ---- multiplying --------------------------------------------------------------------------------------------------- */
 
 /* A panel that is not whole: from the accumulators by way of a row on the stack. */
-PB_INLINE void store_part(const vf sums[2], float *y, int n, bool add, const float *bias)
-{
+PB_INLINE void store_part(const vf sums[2], float *y, int n, bool add, const float *bias) {
     float row[WIDTH];
     vstore(row, sums[0]);
     vstore(row + VL, sums[1]);
@@ -152,8 +144,7 @@ PB_INLINE void store_part(const vf sums[2], float *y, int n, bool add, const flo
     }
 }
 
-PB_INLINE void store_whole(const vf sums[2], float *y, bool add, const float *bias)
-{
+PB_INLINE void store_whole(const vf sums[2], float *y, bool add, const float *bias) {
     vf low = sums[0], high = sums[1];
     if (add) {
         low = vload(y) + low;
@@ -168,8 +159,7 @@ PB_INLINE void store_whole(const vf sums[2], float *y, bool add, const float *bi
 }
 
 PB_INLINE void multiply_group(const float *a, const int rows, const float *b, int64_t depth, float *y, int64_t ldy,
-                              int n, bool add, const float *bias)
-{
+                              int n, bool add, const float *bias) {
     vf sums[GROUP][2];
     PB_UNROLL
     for (int r = 0; r < rows; r++)
@@ -192,12 +182,11 @@ PB_INLINE void multiply_group(const float *a, const int rows, const float *b, in
     }
 }
 
-static void multiply(const float *rows_packed, int rows, const float *panel, int64_t depth, float *y, int64_t ldy, int n,
-                     bool add, const float *bias)
-{
-#define ROWS(count)                                                                       \
-    case count:                                                                           \
-        multiply_group(rows_packed, count, panel, depth, y, ldy, n, add, bias);           \
+static void multiply(const float *rows_packed, int rows, const float *panel, int64_t depth, float *y, int64_t ldy,
+                     int n, bool add, const float *bias) {
+#define ROWS(count)                                                                                                    \
+    case count:                                                                                                        \
+        multiply_group(rows_packed, count, panel, depth, y, ldy, n, add, bias);                                        \
         break
     switch (rows) {
         ROWS(1);

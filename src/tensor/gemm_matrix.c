@@ -7,13 +7,11 @@
 
 #include "tensor/gemm.h"
 
-static const char *advance(const pb_matrix *w, int64_t elements)
-{
+static const char *advance(const pb_matrix *w, int64_t elements) {
     return w->data ? (const char *)w->data + elements * (int64_t)pb_stored_size(w->type) : NULL;
 }
 
-pb_matrix pb_matrix_outputs(const pb_matrix *w, int64_t first, int64_t n)
-{
+pb_matrix pb_matrix_outputs(const pb_matrix *w, int64_t first, int64_t n) {
     assert(first >= 0 && n >= 0 && first + n <= w->out);
     pb_matrix view = *w;
     view.out = n;
@@ -36,8 +34,7 @@ pb_matrix pb_matrix_outputs(const pb_matrix *w, int64_t first, int64_t n)
     return view;
 }
 
-pb_matrix pb_matrix_inputs(const pb_matrix *w, int64_t first, int64_t n)
-{
+pb_matrix pb_matrix_inputs(const pb_matrix *w, int64_t first, int64_t n) {
     assert(first >= 0 && n >= 0 && first + n <= w->in);
     pb_matrix view = *w;
     view.in = n;
@@ -46,8 +43,7 @@ pb_matrix pb_matrix_inputs(const pb_matrix *w, int64_t first, int64_t n)
     return view;
 }
 
-void pb_matrix_output_row(const pb_matrix *w, int64_t o, float *out)
-{
+void pb_matrix_output_row(const pb_matrix *w, int64_t o, float *out) {
     if (w->in_major) {
         for (int64_t i = 0; i < w->in; i++)
             pb_widen(w->type, w->data, (size_t)(i * w->ld + o), 1, &out[i]);
@@ -61,16 +57,14 @@ void pb_matrix_output_row(const pb_matrix *w, int64_t o, float *out)
 /* ---- measuring -------------------------------------------------------------------------------------------------------- */
 
 /* Numbers in [-1, 1) without a pattern that a kernel could be lucky with. */
-static void fill(float *x, int64_t n, uint32_t seed)
-{
+static void fill(float *x, int64_t n, uint32_t seed) {
     for (int64_t i = 0; i < n; i++) {
         seed = seed * 1664525u + 1013904223u;
         x[i] = (float)(int32_t)seed * 0x1p-31f;
     }
 }
 
-bool pb_blas_row_invariant(pb_context *ctx)
-{
+bool pb_blas_row_invariant(pb_context *ctx) {
     enum { ROWS = 29, IN = 700, OUT = 83 };
     const size_t floats = ROWS * IN + IN * OUT + 2 * ROWS * OUT;
     float *x = pb_alloc(ctx, floats, sizeof *x);
@@ -81,8 +75,14 @@ bool pb_blas_row_invariant(pb_context *ctx)
 
     bool same = true;
     for (int in_major = 0; in_major < 2 && same; in_major++) {
-        pb_matrix w = {.data = weights, .type = PB_STORED_F32, .in_major = in_major == 1, .in = IN, .out = OUT,
-                       .ld = in_major ? OUT : IN, .block = OUT, .block_stride = OUT};
+        pb_matrix w = {.data = weights,
+                       .type = PB_STORED_F32,
+                       .in_major = in_major == 1,
+                       .in = IN,
+                       .out = OUT,
+                       .ld = in_major ? OUT : IN,
+                       .block = OUT,
+                       .block_stride = OUT};
         same = pb_linear(ctx, x, IN, ROWS, &w, together, OUT, 0, NULL) == PB_OK;
         for (int64_t rows = 1; rows <= ROWS && same; rows += 1 + rows / 3) {
             const int64_t first = ROWS - rows;
@@ -94,25 +94,17 @@ bool pb_blas_row_invariant(pb_context *ctx)
     return same;
 }
 
-const char *pb_blas_config(void)
-{
-    return openblas_get_config();
-}
+const char *pb_blas_config(void) { return openblas_get_config(); }
 
-const char *pb_blas_corename(void)
-{
-    return openblas_get_corename();
-}
+const char *pb_blas_corename(void) { return openblas_get_corename(); }
 
-static double seconds_now(void)
-{
+static double seconds_now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-double pb_blas_peak_gflops(pb_context *ctx, double seconds)
-{
+double pb_blas_peak_gflops(pb_context *ctx, double seconds) {
     enum { SIDE = 1536 };
     float *x = pb_alloc(ctx, 3 * (size_t)SIDE * SIDE, sizeof *x);
     if (!x)

@@ -11,9 +11,11 @@
 
 #include "patchbay/tensorio.h"
 
-enum { PB_GEMM_DEPTH = 256,       /* inputs per block */
-       PB_GEMM_WIDTH_MAX = 32,    /* largest panel width of any table */
-       PB_GEMM_ROWS_MAX = 12 };   /* largest group of rows of any table */
+enum {
+    PB_GEMM_DEPTH = 256,    /* inputs per block */
+    PB_GEMM_WIDTH_MAX = 32, /* largest panel width of any table */
+    PB_GEMM_ROWS_MAX = 12
+}; /* largest group of rows of any table */
 
 typedef struct pb_gemm_table {
     const char *name;

@@ -40,12 +40,13 @@ typedef struct pb_attention_table {
     int width; /* keys of a packed panel; panels are packed by pb_gemm_table's pack_columns of the same width */
 
     /* s[r * ld + j] = q[r] . key j, for n_panels panels [d][width] that lie one after the other. */
-    void (*dots)(const float *const *q, int rows, int64_t d, const float *panels, int64_t n_panels, float *s, int64_t ld);
+    void (*dots)(const float *const *q, int rows, int64_t d, const float *panels, int64_t n_panels, float *s,
+                 int64_t ld);
     /* What comes between the dot products and the softmax, for keys first .. first + n - 1 of one row, unmasked. */
     void (*finish)(const pb_attention_head *head, int64_t first, float *s, int64_t n);
     /* z[r] += sum over keys [begin, end), ascending, of weights[r][key] * values[key]; d floats each. */
-    void (*mix)(const float *const *weights, int rows, const float *const *values, int64_t begin, int64_t end, int64_t d,
-                float *const *z);
+    void (*mix)(const float *const *weights, int rows, const float *const *values, int64_t begin, int64_t end,
+                int64_t d, float *const *z);
 } pb_attention_table;
 
 const pb_vector_table *pb_vector_table_here(void);

@@ -8,16 +8,11 @@
 #include <math.h>
 
 /* Vectors of a row: i is the first element, `lanes` how many there are (VL but at the end). */
-#define FOR_VECTORS(i, lanes, n) \
-    for (int64_t i = 0, lanes; i < (n) && (lanes = (n) - i < VL ? (n) - i : VL, true); i += VL)
+#define FOR_VECTORS(i, lanes, n) for (int64_t i = 0, lanes; i < (n) && (lanes = (n)-i < VL ? (n)-i : VL, true); i += VL)
 
-PB_INLINE vf load_lanes(const float *p, int64_t lanes)
-{
-    return lanes == VL ? vload(p) : vload_part(p, lanes, 0.0f);
-}
+PB_INLINE vf load_lanes(const float *p, int64_t lanes) { return lanes == VL ? vload(p) : vload_part(p, lanes, 0.0f); }
 
-PB_INLINE void store_lanes(float *p, int64_t lanes, vf v)
-{
+PB_INLINE void store_lanes(float *p, int64_t lanes, vf v) {
     if (lanes == VL)
         vstore(p, v);
     else
@@ -26,46 +21,39 @@ PB_INLINE void store_lanes(float *p, int64_t lanes, vf v)
 
 /* ---- vectors --------------------------------------------------------------------------------------------------------- */
 
-static void vec_exp(const float *x, float *y, int64_t n)
-{
+static void vec_exp(const float *x, float *y, int64_t n) {
     FOR_VECTORS(i, lanes, n)
-        store_lanes(y + i, lanes, vexp(load_lanes(x + i, lanes)));
+    store_lanes(y + i, lanes, vexp(load_lanes(x + i, lanes)));
 }
 
-static void vec_tanh(const float *x, float *y, int64_t n)
-{
+static void vec_tanh(const float *x, float *y, int64_t n) {
     FOR_VECTORS(i, lanes, n)
-        store_lanes(y + i, lanes, vtanh(load_lanes(x + i, lanes)));
+    store_lanes(y + i, lanes, vtanh(load_lanes(x + i, lanes)));
 }
 
-static void vec_erf(const float *x, float *y, int64_t n)
-{
+static void vec_erf(const float *x, float *y, int64_t n) {
     FOR_VECTORS(i, lanes, n)
-        store_lanes(y + i, lanes, verf(load_lanes(x + i, lanes)));
+    store_lanes(y + i, lanes, verf(load_lanes(x + i, lanes)));
 }
 
-static void vec_add(const float *a, const float *b, float *y, int64_t n)
-{
+static void vec_add(const float *a, const float *b, float *y, int64_t n) {
     FOR_VECTORS(i, lanes, n)
-        store_lanes(y + i, lanes, load_lanes(a + i, lanes) + load_lanes(b + i, lanes));
+    store_lanes(y + i, lanes, load_lanes(a + i, lanes) + load_lanes(b + i, lanes));
 }
 
-static void vec_axpy(float alpha, const float *x, float *y, int64_t n)
-{
+static void vec_axpy(float alpha, const float *x, float *y, int64_t n) {
     const vf factor = vset1(alpha);
     FOR_VECTORS(i, lanes, n)
-        store_lanes(y + i, lanes, vfma(factor, load_lanes(x + i, lanes), load_lanes(y + i, lanes)));
+    store_lanes(y + i, lanes, vfma(factor, load_lanes(x + i, lanes), load_lanes(y + i, lanes)));
 }
 
-static void vec_scale(float alpha, float *x, int64_t n)
-{
+static void vec_scale(float alpha, float *x, int64_t n) {
     const vf factor = vset1(alpha);
     FOR_VECTORS(i, lanes, n)
-        store_lanes(x + i, lanes, factor * load_lanes(x + i, lanes));
+    store_lanes(x + i, lanes, factor * load_lanes(x + i, lanes));
 }
 
-static float vec_dot(const float *a, const float *b, int64_t n)
-{
+static float vec_dot(const float *a, const float *b, int64_t n) {
     vf sums[4] = {vset1(0.0f), vset1(0.0f), vset1(0.0f), vset1(0.0f)};
     int64_t i = 0;
     for (; i + 4 * VL <= n; i += 4 * VL)
@@ -80,8 +68,7 @@ static float vec_dot(const float *a, const float *b, int64_t n)
 
 /* ---- norms ------------------------------------------------------------------------------------------------------------- */
 
-static double sum_in_double(const float *x, int64_t n)
-{
+static double sum_in_double(const float *x, int64_t n) {
     vd low = {0}, high = {0};
     int64_t i = 0;
     for (; i + VL <= n; i += VL) {
@@ -94,8 +81,7 @@ static double sum_in_double(const float *x, int64_t n)
     return sum;
 }
 
-static double squares_in_double(const float *x, int64_t n)
-{
+static double squares_in_double(const float *x, int64_t n) {
     vd low = {0}, high = {0};
     int64_t i = 0;
     for (; i + VL <= n; i += VL) {
@@ -109,47 +95,41 @@ static double squares_in_double(const float *x, int64_t n)
     return sum;
 }
 
-static float norm_mean(const pb_norm *norm, const float *x)
-{
+static float norm_mean(const pb_norm *norm, const float *x) {
     return norm->centre ? (float)(sum_in_double(x, norm->width) / (double)norm->width) : 0.0f;
 }
 
-static float norm_scale(const pb_norm *norm, const float *x, float *centred)
-{
+static float norm_scale(const pb_norm *norm, const float *x, float *centred) {
     const int64_t n = norm->width;
     if (norm->centre) {
         const vf mean = vset1(norm_mean(norm, x));
         FOR_VECTORS(i, lanes, n)
-            store_lanes(centred + i, lanes, load_lanes(x + i, lanes) - mean);
+        store_lanes(centred + i, lanes, load_lanes(x + i, lanes) - mean);
     } else if (centred != x) {
         memcpy(centred, x, (size_t)n * sizeof *x);
     }
     return (float)sqrt(squares_in_double(centred, n) / (double)n + (double)norm->eps);
 }
 
-static void norm_divide(const float *centred, float scale, float *normalized, int64_t n)
-{
+static void norm_divide(const float *centred, float scale, float *normalized, int64_t n) {
     const vf divisor = vset1(scale);
     FOR_VECTORS(i, lanes, n)
-        store_lanes(normalized + i, lanes, load_lanes(centred + i, lanes) / divisor);
+    store_lanes(normalized + i, lanes, load_lanes(centred + i, lanes) / divisor);
 }
 
-PB_INLINE vf affine(const pb_norm *norm, vf normalized, int64_t i, int64_t lanes)
-{
+PB_INLINE vf affine(const pb_norm *norm, vf normalized, int64_t i, int64_t lanes) {
     if (!norm->weight)
         return norm->bias ? normalized + load_lanes(norm->bias + i, lanes) : normalized;
     vf weight = load_lanes(norm->weight + i, lanes);
     return norm->bias ? vfma(normalized, weight, load_lanes(norm->bias + i, lanes)) : normalized * weight;
 }
 
-static void norm_affine(const pb_norm *norm, const float *normalized, float *y)
-{
+static void norm_affine(const pb_norm *norm, const float *normalized, float *y) {
     FOR_VECTORS(i, lanes, norm->width)
-        store_lanes(y + i, lanes, affine(norm, load_lanes(normalized + i, lanes), i, lanes));
+    store_lanes(y + i, lanes, affine(norm, load_lanes(normalized + i, lanes), i, lanes));
 }
 
-static void norm_finish(const pb_norm *norm, const float *centred, float scale, float *normalized, float *y)
-{
+static void norm_finish(const pb_norm *norm, const float *centred, float scale, float *normalized, float *y) {
     const vf divisor = vset1(scale);
     FOR_VECTORS(i, lanes, norm->width) {
         vf value = load_lanes(centred + i, lanes) / divisor;
@@ -161,8 +141,7 @@ static void norm_finish(const pb_norm *norm, const float *centred, float scale, 
 
 /* n = (x - mean) / scale, g = dy * weight: dx = (g - mean(g) - n mean(g n)) / scale, without mean(g) when not centred. */
 static void norm_backward(const pb_norm *norm, const float *x, float scale, const float *dy, float *dx, bool accumulate,
-                          float *dweight, float *dbias)
-{
+                          float *dweight, float *dbias) {
     const int64_t n = norm->width;
     const float mean = norm_mean(norm, x);
     double sum = 0, product = 0;
@@ -188,19 +167,12 @@ static void norm_backward(const pb_norm *norm, const float *x, float scale, cons
 
 /* ---- activations --------------------------------------------------------------------------------------------------------- */
 
-PB_INLINE vf sigmoid(vf x)
-{
-    return vset1(1.0f) / (vset1(1.0f) + vexp(-x));
-}
+PB_INLINE vf sigmoid(vf x) { return vset1(1.0f) / (vset1(1.0f) + vexp(-x)); }
 
 /* sqrt(2/pi) (x + 0.044715 x^3), twice: 0.5 (1 + tanh u) = sigmoid(2u). */
-PB_INLINE vf gelu_tanh_argument(vf x)
-{
-    return vset1(1.5957691216f) * x * vfma(vset1(0.044715f) * x, x, vset1(1.0f));
-}
+PB_INLINE vf gelu_tanh_argument(vf x) { return vset1(1.5957691216f) * x * vfma(vset1(0.044715f) * x, x, vset1(1.0f)); }
 
-PB_INLINE vf activate(pb_act act, vf x)
-{
+PB_INLINE vf activate(pb_act act, vf x) {
     const vf one = vset1(1.0f), zero = vset1(0.0f);
     switch (act) {
     case PB_ACT_RELU:
@@ -226,8 +198,7 @@ PB_INLINE vf activate(pb_act act, vf x)
     return x;
 }
 
-PB_INLINE vf slope(pb_act act, vf x)
-{
+PB_INLINE vf slope(pb_act act, vf x) {
     const vf one = vset1(1.0f), zero = vset1(0.0f);
     switch (act) {
     case PB_ACT_RELU:
@@ -262,8 +233,7 @@ PB_INLINE vf slope(pb_act act, vf x)
     return one;
 }
 
-PB_INLINE void bias_act_of(pb_act act, float *pre, const float *bias, const float *linear, float *post, int64_t n)
-{
+PB_INLINE void bias_act_of(pb_act act, float *pre, const float *bias, const float *linear, float *post, int64_t n) {
     FOR_VECTORS(i, lanes, n) {
         vf x = load_lanes(pre + i, lanes);
         if (bias) {
@@ -278,8 +248,7 @@ PB_INLINE void bias_act_of(pb_act act, float *pre, const float *bias, const floa
 }
 
 PB_INLINE void act_backward_of(pb_act act, const float *pre, const float *linear, const float *dpost, float *dpre,
-                               float *dlinear, int64_t n)
-{
+                               float *dlinear, int64_t n) {
     FOR_VECTORS(i, lanes, n) {
         vf x = load_lanes(pre + i, lanes), grad = load_lanes(dpost + i, lanes);
         vf dx = grad * slope(act, x);
@@ -293,48 +262,45 @@ PB_INLINE void act_backward_of(pb_act act, const float *pre, const float *linear
 }
 
 /* One loop per activation: `call` with a constant first argument. */
-#define FOR_EACH_ACT(call, ...)                \
-    switch (act) {                             \
-    case PB_ACT_NONE:                          \
-        call(PB_ACT_NONE, __VA_ARGS__);        \
-        break;                                 \
-    case PB_ACT_RELU:                          \
-        call(PB_ACT_RELU, __VA_ARGS__);        \
-        break;                                 \
-    case PB_ACT_GELU:                          \
-        call(PB_ACT_GELU, __VA_ARGS__);        \
-        break;                                 \
-    case PB_ACT_GELU_TANH:                     \
-    case PB_ACT_GELU_FAST:                     \
-        call(PB_ACT_GELU_TANH, __VA_ARGS__);   \
-        break;                                 \
-    case PB_ACT_QUICK_GELU:                    \
-        call(PB_ACT_QUICK_GELU, __VA_ARGS__);  \
-        break;                                 \
-    case PB_ACT_SILU:                          \
-        call(PB_ACT_SILU, __VA_ARGS__);        \
-        break;                                 \
-    case PB_ACT_TANH:                          \
-        call(PB_ACT_TANH, __VA_ARGS__);        \
-        break;                                 \
-    case PB_ACT_RELU2:                         \
-        call(PB_ACT_RELU2, __VA_ARGS__);       \
-        break;                                 \
+#define FOR_EACH_ACT(call, ...)                                                                                        \
+    switch (act) {                                                                                                     \
+    case PB_ACT_NONE:                                                                                                  \
+        call(PB_ACT_NONE, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    case PB_ACT_RELU:                                                                                                  \
+        call(PB_ACT_RELU, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    case PB_ACT_GELU:                                                                                                  \
+        call(PB_ACT_GELU, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    case PB_ACT_GELU_TANH:                                                                                             \
+    case PB_ACT_GELU_FAST:                                                                                             \
+        call(PB_ACT_GELU_TANH, __VA_ARGS__);                                                                           \
+        break;                                                                                                         \
+    case PB_ACT_QUICK_GELU:                                                                                            \
+        call(PB_ACT_QUICK_GELU, __VA_ARGS__);                                                                          \
+        break;                                                                                                         \
+    case PB_ACT_SILU:                                                                                                  \
+        call(PB_ACT_SILU, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    case PB_ACT_TANH:                                                                                                  \
+        call(PB_ACT_TANH, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    case PB_ACT_RELU2:                                                                                                 \
+        call(PB_ACT_RELU2, __VA_ARGS__);                                                                               \
+        break;                                                                                                         \
     }
 
-static void bias_act(pb_act act, float *pre, const float *bias, const float *linear, float *post, int64_t n)
-{
+static void bias_act(pb_act act, float *pre, const float *bias, const float *linear, float *post, int64_t n) {
     FOR_EACH_ACT(bias_act_of, pre, bias, linear, post, n)
 }
 
 static void act_backward(pb_act act, const float *pre, const float *linear, const float *dpost, float *dpre,
-                         float *dlinear, int64_t n)
-{
+                         float *dlinear, int64_t n) {
     FOR_EACH_ACT(act_backward_of, pre, linear, dpost, dpre, dlinear, n)
 }
 
-static void rotate(float *low, float *high, const float *cosine, const float *sine, int64_t n)
-{
+static void rotate(float *low, float *high, const float *cosine, const float *sine, int64_t n) {
     FOR_VECTORS(i, lanes, n) {
         vf a = load_lanes(low + i, lanes), b = load_lanes(high + i, lanes);
         vf c = load_lanes(cosine + i, lanes), s = load_lanes(sine + i, lanes);
@@ -345,14 +311,12 @@ static void rotate(float *low, float *high, const float *cosine, const float *si
 
 /* ---- rows of logits ------------------------------------------------------------------------------------------------------ */
 
-PB_INLINE vf load_logits(const float *p, int64_t lanes)
-{
+PB_INLINE vf load_logits(const float *p, int64_t lanes) {
     return lanes == VL ? vload(p) : vload_part(p, lanes, -INFINITY);
 }
 
 /* NaN is passed over. */
-static float row_max(const float *x, int64_t n)
-{
+static float row_max(const float *x, int64_t n) {
     vf best = vset1(-INFINITY), second = best;
     int64_t i = 0;
     for (; i + 2 * VL <= n; i += 2 * VL) {
@@ -364,8 +328,7 @@ static float row_max(const float *x, int64_t n)
     return vmaximum(vat_least(best, second));
 }
 
-static double row_logsumexp(const float *x, int64_t n)
-{
+static double row_logsumexp(const float *x, int64_t n) {
     const float max = row_max(x, n);
     const float shift = isfinite(max) ? max : 0.0f;
     vd low = {0}, high = {0};
@@ -378,8 +341,7 @@ static double row_logsumexp(const float *x, int64_t n)
     return (double)shift + log(vsum_double(low + high));
 }
 
-static void row_softmax(float *x, int64_t n)
-{
+static void row_softmax(float *x, int64_t n) {
     const vf max = vset1(row_max(x, n));
     vf even = vset1(0.0f), odd = vset1(0.0f);
     int64_t i = 0;
@@ -402,8 +364,7 @@ static void row_softmax(float *x, int64_t n)
     vec_scale(1.0f / vsum(even + odd), x, n);
 }
 
-static int64_t row_count_greater(const float *x, int64_t n, float value)
-{
+static int64_t row_count_greater(const float *x, int64_t n, float value) {
     const vf than = vset1(value);
     int64_t count = 0;
     int64_t i = 0;
@@ -421,8 +382,7 @@ static int64_t row_count_greater(const float *x, int64_t n, float value)
     return count;
 }
 
-static bool row_finite(const float *x, int64_t n)
-{
+static bool row_finite(const float *x, int64_t n) {
     vi bad = {0};
     FOR_VECTORS(i, lanes, n) {
         vi exponent = (vi)load_lanes(x + i, lanes) & INT32_C(0x7f800000);

@@ -6,17 +6,15 @@
 /* Elements below which waking threads costs more than it saves. */
 enum { SERIAL_ELEMENTS = 16384 };
 
-static int threads_for(const pb_context *ctx, int64_t rows, int64_t width)
-{
+static int threads_for(const pb_context *ctx, int64_t rows, int64_t width) {
     if (rows < 2 || rows * width < SERIAL_ELEMENTS || omp_in_parallel())
         return 1;
     const int threads = pb_context_threads(ctx);
     return rows < threads ? (int)rows : threads;
 }
 
-void pb_norm_rows(pb_context *ctx, const pb_norm *norm, const float *x, int64_t ldx, int64_t rows, float *y, int64_t ldy,
-                  float *scales, float *normalized, int64_t ld_normalized)
-{
+void pb_norm_rows(pb_context *ctx, const pb_norm *norm, const float *x, int64_t ldx, int64_t rows, float *y,
+                  int64_t ldy, float *scales, float *normalized, int64_t ld_normalized) {
     const pb_vector_table *table = pb_vector_table_here();
     const int threads = threads_for(ctx, rows, norm->width);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -29,30 +27,25 @@ void pb_norm_rows(pb_context *ctx, const pb_norm *norm, const float *x, int64_t 
     }
 }
 
-float pb_norm_scale(const pb_norm *norm, const float *x, float *centred)
-{
+float pb_norm_scale(const pb_norm *norm, const float *x, float *centred) {
     return pb_vector_table_here()->norm_scale(norm, x, centred);
 }
 
-void pb_norm_divide(const pb_norm *norm, const float *centred, float scale, float *normalized)
-{
+void pb_norm_divide(const pb_norm *norm, const float *centred, float scale, float *normalized) {
     pb_vector_table_here()->norm_divide(centred, scale, normalized, norm->width);
 }
 
-void pb_norm_affine(const pb_norm *norm, const float *normalized, float *y)
-{
+void pb_norm_affine(const pb_norm *norm, const float *normalized, float *y) {
     pb_vector_table_here()->norm_affine(norm, normalized, y);
 }
 
 void pb_norm_backward(const pb_norm *norm, const float *x, float scale, const float *dy, float *dx, bool accumulate,
-                      float *dweight, float *dbias)
-{
+                      float *dweight, float *dbias) {
     pb_vector_table_here()->norm_backward(norm, x, scale, dy, dx, accumulate, dweight, dbias);
 }
 
 void pb_bias_act_rows(pb_context *ctx, pb_act act, float *pre, int64_t ld_pre, const float *bias, const float *linear,
-                      int64_t ld_linear, float *post, int64_t ld_post, int64_t rows, int64_t width)
-{
+                      int64_t ld_linear, float *post, int64_t ld_post, int64_t rows, int64_t width) {
     const pb_vector_table *table = pb_vector_table_here();
     const int threads = threads_for(ctx, rows, width);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -62,8 +55,7 @@ void pb_bias_act_rows(pb_context *ctx, pb_act act, float *pre, int64_t ld_pre, c
 
 void pb_act_backward_rows(pb_context *ctx, pb_act act, const float *pre, int64_t ld_pre, const float *linear,
                           int64_t ld_linear, const float *dpost, int64_t ld_dpost, float *dpre, int64_t ld_dpre,
-                          float *dlinear, int64_t ld_dlinear, int64_t rows, int64_t width)
-{
+                          float *dlinear, int64_t ld_dlinear, int64_t rows, int64_t width) {
     const pb_vector_table *table = pb_vector_table_here();
     const int threads = threads_for(ctx, rows, width);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
@@ -73,8 +65,7 @@ void pb_act_backward_rows(pb_context *ctx, pb_act act, const float *pre, int64_t
 }
 
 void pb_add_rows(pb_context *ctx, const float *a, int64_t lda, const float *b, int64_t ldb, float *y, int64_t ldy,
-                 int64_t rows, int64_t width)
-{
+                 int64_t rows, int64_t width) {
     const pb_vector_table *table = pb_vector_table_here();
     const int threads = threads_for(ctx, rows, width);
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)

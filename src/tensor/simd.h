@@ -27,10 +27,10 @@
 #endif
 
 /* Names of the tables that each compilation defines: PB_ISA is given by the Makefile. */
-#define PB_PASTE2(a, b) a##b
-#define PB_PASTE(a, b) PB_PASTE2(a, b)
-#define PB_STRING2(a) #a
-#define PB_STRING(a) PB_STRING2(a)
+#define PB_PASTE2(a, b)  a##b
+#define PB_PASTE(a, b)   PB_PASTE2(a, b)
+#define PB_STRING2(a)    #a
+#define PB_STRING(a)     PB_STRING2(a)
 #define PB_TABLE(prefix) PB_PASTE(prefix, PB_ISA)
 
 #if defined(__AVX512F__)
@@ -49,23 +49,15 @@ typedef float vh __attribute__((vector_size(VL * 2)));
 typedef float vh_unaligned __attribute__((vector_size(VL * 2), aligned(1), may_alias));
 typedef double vd __attribute__((vector_size(VL * 4)));
 
-PB_INLINE vf vload(const void *p)
-{
-    return *(const vf_unaligned *)p;
-}
+PB_INLINE vf vload(const void *p) { return *(const vf_unaligned *)p; }
 
-PB_INLINE void vstore(void *p, vf v)
-{
-    *(vf_unaligned *)p = v;
-}
+PB_INLINE void vstore(void *p, vf v) { *(vf_unaligned *)p = v; }
 
-PB_INLINE vd vload_double(const float *p)
-{
+PB_INLINE vd vload_double(const float *p) {
     return __builtin_convertvector(*(const vh_unaligned *)(const void *)p, vd);
 }
 
-PB_INLINE vf vset1(float x)
-{
+PB_INLINE vf vset1(float x) {
 #if defined(__AVX512F__)
     return (vf)_mm512_set1_ps(x);
 #elif defined(__AVX2__)
@@ -76,8 +68,7 @@ PB_INLINE vf vset1(float x)
 }
 
 /* The first n < VL elements; the others are `fill`. */
-PB_INLINE vf vload_part(const float *p, int64_t n, float fill)
-{
+PB_INLINE vf vload_part(const float *p, int64_t n, float fill) {
     float lanes[VL];
     for (int i = 0; i < VL; i++)
         lanes[i] = fill;
@@ -85,16 +76,14 @@ PB_INLINE vf vload_part(const float *p, int64_t n, float fill)
     return vload(lanes);
 }
 
-PB_INLINE void vstore_part(float *p, int64_t n, vf v)
-{
+PB_INLINE void vstore_part(float *p, int64_t n, vf v) {
     float lanes[VL];
     vstore(lanes, v);
     memcpy(p, lanes, (size_t)n * sizeof *p);
 }
 
 /* a * b + c; rounded once where the instruction set has it (not in baseline x86-64). */
-PB_INLINE vf vfma(vf a, vf b, vf c)
-{
+PB_INLINE vf vfma(vf a, vf b, vf c) {
 #if defined(__AVX512F__)
     return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__AVX2__)
@@ -106,35 +95,21 @@ PB_INLINE vf vfma(vf a, vf b, vf c)
 #endif
 }
 
-PB_INLINE vf vselect(vi mask, vf yes, vf no)
-{
-    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
-}
+PB_INLINE vf vselect(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 
 /* The second operand where the comparison with a NaN fails: NaN in `x` is kept by vat_most(x, c), vat_least(x, c). */
-PB_INLINE vf vat_most(vf x, vf limit)
-{
-    return vselect(x > limit, limit, x);
-}
+PB_INLINE vf vat_most(vf x, vf limit) { return vselect(x > limit, limit, x); }
 
-PB_INLINE vf vat_least(vf x, vf limit)
-{
-    return vselect(x < limit, limit, x);
-}
+PB_INLINE vf vat_least(vf x, vf limit) { return vselect(x < limit, limit, x); }
 
-PB_INLINE vf vabs(vf x)
-{
-    return (vf)((vi)x & INT32_C(0x7fffffff));
-}
+PB_INLINE vf vabs(vf x) { return (vf)((vi)x & INT32_C(0x7fffffff)); }
 
-PB_INLINE vf vcopysign(vf magnitude, vf sign)
-{
+PB_INLINE vf vcopysign(vf magnitude, vf sign) {
     return (vf)(((vi)magnitude & INT32_C(0x7fffffff)) | ((vi)sign & INT32_MIN));
 }
 
 /* Sums and maxima over lanes: halves are folded onto each other, in this fixed order. */
-PB_INLINE float vsum(vf v)
-{
+PB_INLINE float vsum(vf v) {
     float lanes[VL];
     vstore(lanes, v);
     for (int width = VL / 2; width >= 1; width /= 2)
@@ -143,8 +118,7 @@ PB_INLINE float vsum(vf v)
     return lanes[0];
 }
 
-PB_INLINE float vmaximum(vf v)
-{
+PB_INLINE float vmaximum(vf v) {
     float lanes[VL];
     vstore(lanes, v);
     float best = lanes[0];
@@ -153,8 +127,7 @@ PB_INLINE float vmaximum(vf v)
     return best;
 }
 
-PB_INLINE double vsum_double(vd v)
-{
+PB_INLINE double vsum_double(vd v) {
     double sum = 0;
     for (int i = 0; i < VL / 2; i++)
         sum += v[i];
@@ -166,29 +139,18 @@ PB_INLINE double vsum_double(vd v)
 enum { TB = 8 };
 typedef __m256 tb_row;
 
-PB_INLINE tb_row tb_load_f32(const void *p)
-{
-    return _mm256_loadu_ps(p);
-}
+PB_INLINE tb_row tb_load_f32(const void *p) { return _mm256_loadu_ps(p); }
 
-PB_INLINE tb_row tb_load_bf16(const void *p)
-{
+PB_INLINE tb_row tb_load_bf16(const void *p) {
     __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
 }
 
-PB_INLINE tb_row tb_load_f16(const void *p)
-{
-    return _mm256_cvtph_ps(_mm_loadu_si128(p));
-}
+PB_INLINE tb_row tb_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 
-PB_INLINE void tb_store(float *p, tb_row v)
-{
-    _mm256_storeu_ps(p, v);
-}
+PB_INLINE void tb_store(float *p, tb_row v) { _mm256_storeu_ps(p, v); }
 
-PB_INLINE void tb_transpose(tb_row r[TB])
-{
+PB_INLINE void tb_transpose(tb_row r[TB]) {
     __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]);
     __m256 a2 = _mm256_unpacklo_ps(r[2], r[3]), a3 = _mm256_unpackhi_ps(r[2], r[3]);
     __m256 a4 = _mm256_unpacklo_ps(r[4], r[5]), a5 = _mm256_unpackhi_ps(r[4], r[5]);
@@ -210,13 +172,9 @@ PB_INLINE void tb_transpose(tb_row r[TB])
 enum { TB = 4 };
 typedef vf tb_row;
 
-PB_INLINE tb_row tb_load_f32(const void *p)
-{
-    return vload(p);
-}
+PB_INLINE tb_row tb_load_f32(const void *p) { return vload(p); }
 
-PB_INLINE tb_row tb_load_bf16(const void *p)
-{
+PB_INLINE tb_row tb_load_bf16(const void *p) {
     uint16_t raw[4];
     memcpy(raw, p, sizeof raw);
     uint32_t wide[4];
@@ -226,8 +184,7 @@ PB_INLINE tb_row tb_load_bf16(const void *p)
 }
 
 /* Half precision without hardware: shift exponent and fraction into place, scale by 2^112; inf and NaN apart. */
-PB_INLINE float half_to_float(uint16_t h)
-{
+PB_INLINE float half_to_float(uint16_t h) {
     uint32_t bits = (uint32_t)(h & 0x7fff) << 13;
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -240,20 +197,15 @@ PB_INLINE float half_to_float(uint16_t h)
     return value;
 }
 
-PB_INLINE tb_row tb_load_f16(const void *p)
-{
+PB_INLINE tb_row tb_load_f16(const void *p) {
     uint16_t raw[4];
     memcpy(raw, p, sizeof raw);
     return (vf){half_to_float(raw[0]), half_to_float(raw[1]), half_to_float(raw[2]), half_to_float(raw[3])};
 }
 
-PB_INLINE void tb_store(float *p, tb_row v)
-{
-    vstore(p, v);
-}
+PB_INLINE void tb_store(float *p, tb_row v) { vstore(p, v); }
 
-PB_INLINE void tb_transpose(tb_row r[TB])
-{
+PB_INLINE void tb_transpose(tb_row r[TB]) {
     vf a = r[0], b = r[1], c = r[2], d = r[3];
     r[0] = (vf){a[0], b[0], c[0], d[0]};
     r[1] = (vf){a[1], b[1], c[1], d[1]};
