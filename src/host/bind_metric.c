@@ -1,0 +1,381 @@
+/* Lua: metrics. A Lua metric is a description (kind, answers, positions ...): token texts become ids only when it meets a
+ * run, by that run's tokenizer, so one metric serves every model. metric(run) measures a run as it is. */
+#include <math.h>
+#include <string.h>
+
+#include "host/objects.h"
+#include "host/private.h"
+
+/* The description's fields are Lua values in the box's user value, so that functions and runs are seen by the collector. */
+typedef struct pb_lua_metric {
+    pb_metric_kind kind;
+    pb_host *host;
+    const pb_box *box; /* finds the user value again when the engine calls the function */
+} pb_lua_metric;
+
+enum { SPEC = 1, METRIC_SLOTS = 1 };
+
+static void release_metric(void *object) {
+    pb_free(object);
+}
+
+static pb_lua_metric *check_metric(lua_State *L, int index) {
+    return pb_check_box(L, index, &PB_METRIC_CLASS);
+}
+
+/* ---- making ------------------------------------------------------------------------------------------------------------ */
+
+/* Push a new metric whose description is the table on top, which it replaces. */
+static void push_metric(lua_State *L, pb_metric_kind kind) {
+    pb_box *box = pb_box_new(L, &PB_METRIC_CLASS, METRIC_SLOTS);
+    pb_lua_metric *metric = pb_alloc_zero(pb_host_context(L), 1, sizeof *metric);
+    if (!metric)
+        pb_lua_raise(L, pb_fail_memory(pb_lua_error(L), pb_host_context(L), sizeof *metric, "a metric"));
+    *metric = (pb_lua_metric){.kind = kind, .host = pb_host_of(L), .box = box};
+    box->object = metric;
+    pb_box_anchor(L, -1);
+    lua_insert(L, -2);
+    lua_setiuservalue(L, -2, SPEC);
+}
+
+/* An answer: a text, an id, or a list of these; into description[field] as a list. */
+static void take_answers(lua_State *L, int index, const char *field, int spec) {
+    lua_newtable(L);
+    int list = lua_gettop(L);
+    lua_Integer n = 0;
+    if (lua_type(L, index) == LUA_TTABLE) {
+        n = (lua_Integer)lua_rawlen(L, index);
+        if (n == 0)
+            pb_bad_argument(L, field, "the list of tokens is empty");
+        for (lua_Integer i = 1; i <= n; i++) {
+            lua_rawgeti(L, index, i);
+            lua_rawseti(L, list, i);
+        }
+    } else {
+        lua_pushvalue(L, index);
+        lua_rawseti(L, list, ++n);
+    }
+    for (lua_Integer i = 1; i <= n; i++) {
+        lua_rawgeti(L, list, i);
+        if (lua_type(L, -1) != LUA_TSTRING && !lua_isinteger(L, -1))
+            pb_bad_argument(L, field, "expected a token as text (\" Paris\") or id, or a list of them, got %s",
+                            pb_describe(L, -1));
+        lua_pop(L, 1);
+    }
+    lua_setfield(L, spec, field);
+}
+
+/* Options at index (absent: none): pos, a number, a list, or "all". */
+static void take_options(lua_State *L, int index, int spec) {
+    static const char *const fields[] = {"pos", NULL};
+    if (lua_isnoneornil(L, index))
+        return;
+    pb_check_fields(L, index, fields, 0);
+    pb_field_choice(L, index, "pos", -1); /* checks; its memory is not needed */
+    pb_push_field(L, index, "pos");
+    lua_setfield(L, spec, "pos");
+}
+
+static int make_answer_metric(lua_State *L, pb_metric_kind kind) {
+    pb_check_arity(L, 2);
+    if (lua_isnoneornil(L, 1))
+        pb_bad_argument(L, "answers", "expected the token whose %s is measured", pb_metric_kind_name(kind));
+    lua_settop(L, 2);
+    lua_newtable(L);
+    take_answers(L, 1, "answers", 3);
+    take_options(L, 2, 3);
+    lua_settop(L, 3);
+    push_metric(L, kind);
+    return 1;
+}
+
+static int make_difference_metric(lua_State *L, pb_metric_kind kind) {
+    pb_check_arity(L, 3);
+    if (lua_isnoneornil(L, 1) || lua_isnoneornil(L, 2))
+        pb_bad_argument(L, lua_isnoneornil(L, 1) ? "answers" : "wrong", "%s needs the right answer and the wrong one",
+                        pb_metric_kind_name(kind));
+    lua_settop(L, 3);
+    lua_newtable(L);
+    take_answers(L, 1, "answers", 4);
+    take_answers(L, 2, "wrong", 4);
+    take_options(L, 3, 4);
+    lua_settop(L, 4);
+    push_metric(L, kind);
+    return 1;
+}
+
+static int metric_logit(lua_State *L) {
+    return make_answer_metric(L, PB_METRIC_LOGIT);
+}
+
+static int metric_prob(lua_State *L) {
+    return make_answer_metric(L, PB_METRIC_PROB);
+}
+
+static int metric_log_prob(lua_State *L) {
+    return make_answer_metric(L, PB_METRIC_LOG_PROB);
+}
+
+static int metric_rank(lua_State *L) {
+    if (lua_type(L, 1) == LUA_TTABLE && lua_rawlen(L, 1) != 1)
+        pb_bad_argument(L, "answers", "a rank is of one token");
+    return make_answer_metric(L, PB_METRIC_RANK);
+}
+
+static int metric_logit_diff(lua_State *L) {
+    return make_difference_metric(L, PB_METRIC_LOGIT_DIFF);
+}
+
+static int metric_prob_diff(lua_State *L) {
+    return make_difference_metric(L, PB_METRIC_PROB_DIFF);
+}
+
+static int metric_nll(lua_State *L) {
+    pb_check_arity(L, 1);
+    lua_settop(L, 1);
+    lua_newtable(L);
+    take_options(L, 1, 2);
+    lua_settop(L, 2);
+    push_metric(L, PB_METRIC_NLL);
+    return 1;
+}
+
+static int metric_kl(lua_State *L) {
+    pb_check_arity(L, 2);
+    pb_check_run(L, 1);
+    lua_settop(L, 2);
+    lua_newtable(L);
+    lua_pushvalue(L, 1);
+    lua_setfield(L, 3, "reference");
+    take_options(L, 2, 3);
+    lua_settop(L, 3);
+    push_metric(L, PB_METRIC_KL);
+    return 1;
+}
+
+static int metric_fn(lua_State *L) {
+    pb_check_arity(L, 2);
+    if (lua_type(L, 1) != LUA_TFUNCTION)
+        pb_bad_argument(L, "function", "expected function(logits, run) ... return number end, got %s", pb_describe(L, 1));
+    lua_settop(L, 2);
+    lua_newtable(L);
+    lua_pushvalue(L, 1);
+    lua_setfield(L, 3, "fn");
+    take_options(L, 2, 3);
+    lua_settop(L, 3);
+    push_metric(L, PB_METRIC_FN);
+    return 1;
+}
+
+/* ---- the engine's form ------------------------------------------------------------------------------------------------------ */
+
+typedef struct fn_call {
+    const pb_lua_metric *metric;
+    const pb_run *base;
+    const pb_tensor *logits;
+    double value;
+} fn_call;
+
+/* Protected: (light fn_call). Logits are lent to the function as a tensor of its own. */
+static int call_fn(lua_State *L) {
+    fn_call *call = lua_touserdata(L, 1);
+    if (pb_box_push(L, call->metric->box) != LUA_TUSERDATA)
+        pb_lua_fail(L, "the metric's function is gone");
+    lua_getiuservalue(L, -1, SPEC);
+    lua_getfield(L, -1, "fn");
+    pb_box *box = pb_new_tensor(L);
+    pb_fill_tensor(L, box, pb_tensor_ref((pb_tensor *)call->logits));
+    pb_push_run(L, call->base);
+    lua_call(L, 2, 1);
+    const pb_tensor *result = pb_to_tensor(L, -1);
+    if (result)
+        PB_LUA(L, pb_tensor_item(result, &call->value, pb_lua_error(L)));
+    else if (lua_type(L, -1) == LUA_TNUMBER)
+        call->value = lua_tonumber(L, -1);
+    else
+        pb_lua_fail(L, "the function of a metric must return a number, not %s", pb_describe(L, -1));
+    return 0;
+}
+
+static pb_status engine_fn(void *user, const struct pb_run *base, size_t variant, const pb_tensor *logits, double *out,
+                           pb_error *err) {
+    (void)variant;
+    const pb_lua_metric *metric = user;
+    fn_call call = {metric, base, logits, 0};
+    PB_TRY(pb_lua_protect(pb_host_current(metric->host), call_fn, &call, 0, err));
+    *out = call.value;
+    return PB_OK;
+}
+
+/* Ids of description[field]; their memory is pushed (nil if the field is absent). */
+static int32_t *push_ids(lua_State *L, int spec, const char *field, const pb_model *model, size_t *n) {
+    *n = 0;
+    if (lua_getfield(L, spec, field) != LUA_TTABLE)
+        return NULL;
+    int list = lua_gettop(L);
+    *n = (size_t)lua_rawlen(L, list);
+    int32_t *ids = pb_lua_scratch(L, *n, sizeof *ids);
+    for (size_t i = 0; i < *n; i++) {
+        lua_rawgeti(L, list, (lua_Integer)i + 1);
+        ids[i] = pb_check_token(L, lua_gettop(L), model, field);
+        lua_settop(L, list + 1);
+    }
+    lua_remove(L, list);
+    return ids;
+}
+
+void pb_resolve_metric(lua_State *L, int index, const pb_model *model, pb_metric **out) {
+    int top = lua_gettop(L);
+    index = lua_absindex(L, index);
+    const pb_lua_metric *metric = pb_to_box(L, index, &PB_METRIC_CLASS);
+    if (!metric && lua_type(L, index) == LUA_TSTRING)
+        pb_lua_fail(L,
+                    "a metric given by name takes its answers from the pairs of a set; for a run say "
+                    "pb.metric.%s(...) with the tokens", lua_tostring(L, index));
+    if (!metric)
+        pb_lua_fail(L, "expected a metric, as pb.metric.logit_diff(\" Paris\", \" Rome\") makes, got %s",
+                    pb_describe(L, index));
+    lua_getiuservalue(L, index, SPEC);
+    int spec = lua_gettop(L);
+    pb_metric_options options = {.kind = metric->kind};
+    options.positions = pb_field_choice(L, spec, "pos", -1);
+    options.answers = push_ids(L, spec, "answers", model, &options.n_answers);
+    options.wrong = push_ids(L, spec, "wrong", model, &options.n_wrong);
+    if (metric->kind == PB_METRIC_KL) {
+        lua_getfield(L, spec, "reference");
+        options.reference = pb_check_run(L, -1);
+        if (pb_run_model(options.reference) != model)
+            pb_lua_fail(L, "the reference run of a kl metric is of another model (%s)",
+                        pb_model_name(pb_run_model(options.reference)));
+    } else if (metric->kind == PB_METRIC_FN) {
+        options.fn = engine_fn;
+        options.user = (void *)metric;
+    }
+    PB_LUA(L, pb_metric_create(pb_host_context(L), &options, out, pb_lua_error(L)));
+    lua_settop(L, top);
+}
+
+/* ---- methods ------------------------------------------------------------------------------------------------------------------ */
+
+/* metric(run) -> number, rounded as measure's tensor is, so that differences of equal values are zero */
+static int metric_call(lua_State *L) {
+    pb_check_arity(L, 2);
+    check_metric(L, 1);
+    pb_run *run = pb_check_run(L, 2);
+    lua_settop(L, 2);
+    pb_batch_new(L);
+    const pb_metric *metric = pb_batch_metric(L, 3, 1, run);
+    double value = NAN;
+    PB_LUA(L, pb_run_metric(run, metric, &value, pb_lua_error(L)));
+    lua_pushnumber(L, (lua_Number)(float)value);
+    return 1;
+}
+
+static int metric_kind(lua_State *L) {
+    lua_pushstring(L, pb_metric_kind_name(check_metric(L, 1)->kind));
+    return 1;
+}
+
+static int push_spec_field(lua_State *L, const char *field) {
+    check_metric(L, 1);
+    lua_getiuservalue(L, 1, SPEC);
+    lua_getfield(L, -1, field);
+    return 1;
+}
+
+/* A copy: the description itself never changes. */
+static int push_list_copy(lua_State *L, const char *field) {
+    push_spec_field(L, field);
+    if (lua_type(L, -1) != LUA_TTABLE)
+        return 1;
+    lua_Integer n = (lua_Integer)lua_rawlen(L, -1);
+    lua_createtable(L, (int)n, 0);
+    for (lua_Integer i = 1; i <= n; i++) {
+        lua_rawgeti(L, -2, i);
+        lua_rawseti(L, -2, i);
+    }
+    return 1;
+}
+
+static int metric_answers(lua_State *L) {
+    return push_list_copy(L, "answers");
+}
+
+static int metric_wrong(lua_State *L) {
+    return push_list_copy(L, "wrong");
+}
+
+static int metric_pos(lua_State *L) {
+    return push_list_copy(L, "pos");
+}
+
+static int metric_reference(lua_State *L) {
+    return push_spec_field(L, "reference");
+}
+
+static void add_list(lua_State *L, luaL_Buffer *text, int list) {
+    lua_Integer n = (lua_Integer)lua_rawlen(L, list);
+    for (lua_Integer i = 1; i <= n; i++) {
+        if (i > 1)
+            luaL_addstring(text, ", ");
+        lua_rawgeti(L, list, i);
+        bool quoted = lua_type(L, -1) == LUA_TSTRING;
+        lua_pushfstring(L, quoted ? "'%s'" : "%s", lua_tostring(L, -1));
+        lua_remove(L, -2);
+        luaL_addvalue(text);
+    }
+}
+
+/* "logit_diff(' Paris', ' Rome')", several answers in braces: "prob({' a', ' b'})" */
+static int metric_tostring(lua_State *L) {
+    static const char *const lists[] = {"answers", "wrong"};
+    const pb_lua_metric *metric = check_metric(L, 1);
+    lua_settop(L, 1);
+    lua_getiuservalue(L, 1, SPEC);
+    lua_getfield(L, 2, lists[0]);
+    lua_getfield(L, 2, lists[1]);
+    luaL_Buffer text;
+    luaL_buffinit(L, &text);
+    luaL_addstring(&text, pb_metric_kind_name(metric->kind));
+    for (int i = 0; i < 2; i++) {
+        if (lua_type(L, 3 + i) != LUA_TTABLE)
+            continue;
+        bool several = lua_rawlen(L, 3 + i) > 1;
+        luaL_addstring(&text, i ? ", " : "(");
+        luaL_addstring(&text, several ? "{" : "");
+        add_list(L, &text, 3 + i);
+        luaL_addstring(&text, several ? "}" : "");
+    }
+    if (lua_type(L, 3) == LUA_TTABLE)
+        luaL_addstring(&text, ")");
+    luaL_pushresult(&text);
+    return 1;
+}
+
+static const luaL_Reg properties[] = {
+    {"kind", metric_kind},           {"answers", metric_answers}, {"wrong", metric_wrong}, {"pos", metric_pos},
+    {"reference", metric_reference}, {NULL, NULL},
+};
+
+static const luaL_Reg metamethods[] = {{"__call", metric_call}, {"__tostring", metric_tostring}, {NULL, NULL}};
+
+const pb_class PB_METRIC_CLASS = {
+    .name = "metric",
+    .release = release_metric,
+    .properties = properties,
+    .metamethods = metamethods,
+};
+
+void pb_open_metric(lua_State *L);
+
+void pb_open_metric(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"logit", metric_logit},         {"logit_diff", metric_logit_diff},
+        {"prob", metric_prob},           {"log_prob", metric_log_prob},
+        {"prob_diff", metric_prob_diff}, {"rank", metric_rank},
+        {"nll", metric_nll},             {"kl", metric_kl},
+        {"fn", metric_fn},               {NULL, NULL},
+    };
+    pb_class_open(L, &PB_METRIC_CLASS);
+    pb_add_functions(L, "metric", functions);
+}
