@@ -3,12 +3,13 @@
  *
  * A figure is made, panels are added (drawn from left to right, then top to bottom), then it is saved as often as
  * wanted. Every add function checks its data at once and copies all of it (texts too): nothing of the caller's is kept,
- * and after an error the figure is as before. Sizes follow from the texts and the number of cells; nothing is cut and
+ * and after an error the figure is as before. Sizes follow from the texts and the number of cells; nothing is cut off and
  * no two texts overlap. Nothing is drawn, and no font is looked for, before the first save or render.
  *
  * Texts are UTF-8. In labels, what cannot be seen is made visible: a space at either end is a middle dot, a newline is
  * U+23CE, a tab U+21E5, other control characters are their pictures (U+2400...), and bytes that are no UTF-8 are
- * written as \xE2. Scripts that the installed fonts lack are drawn as boxes with the character's code.
+ * written as \xE2. Labels wider than 240 points are shortened in the middle. Scripts that the installed fonts lack are
+ * drawn as boxes with the character's code.
  *
  * All structs may start as {0}: every field's zero is its default, and NULL texts are absent. */
 #ifndef PATCHBAY_FIGURE_H

@@ -1,0 +1,280 @@
+/* The pass: embedding, layers, final sites; the values that patches take from other runs, made when their layer comes. */
+#include "engine/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* ---- shared scratch ------------------------------------------------------------------------------------------------------ */
+
+pb_status pb_pass_work(pb_pass *pass, size_t n, float **out, pb_error *err) {
+    if (n > pass->work_floats) {
+        pb_free(pass->work);
+        pass->work_floats = 0;
+        pass->work = pb_alloc(pass->ctx, n, sizeof *pass->work);
+        if (!pass->work)
+            return pb_fail_memory(err, pass->ctx, n * sizeof *pass->work, "the rows of one layer");
+        pass->work_floats = n;
+    }
+    *out = pass->work;
+    return PB_OK;
+}
+
+pb_status pb_pass_rotary(pb_pass *pass, int rotary, int32_t T, const float **cosine, const float **sine, pb_error *err) {
+    const pb_rotary *r = &pass->spec->rotaries[rotary];
+    bool is_long = r->long_from > 0 && T > r->long_from;
+    pb_rotary_cache *cache = &pass->rotary[2 * rotary + is_long];
+    int64_t half = r->dims / 2;
+    if (!cache->cosine) {
+        size_t n = (size_t)pass->max_T * (size_t)half;
+        float *both = pb_alloc(pass->ctx, 2 * n, sizeof *both);
+        if (!both)
+            return pb_fail_memory(err, pass->ctx, 2 * n * sizeof *both, "rotation tables");
+        for (int32_t p = 0; p < pass->max_T; p++)
+            pb_rotary_table(is_long ? r->long_inv_freq : r->inv_freq, half, p, is_long ? r->long_factor : r->factor, both + p * half,
+                            both + n + (size_t)p * (size_t)half);
+        cache->cosine = both;
+        cache->sine = both + n;
+        cache->T = pass->max_T;
+    }
+    *cosine = cache->cosine;
+    *sine = cache->sine;
+    return PB_OK;
+}
+
+/* ---- values of source runs ------------------------------------------------------------------------------------------------- */
+
+const pb_source *pb_source_find(const pb_pass *pass, const pb_run *run, pb_site site) {
+    for (const pb_source *s = pass->sources; s; s = s->next)
+        if (s->run == run && s->site.kind == site.kind && s->site.layer == site.layer)
+            return s;
+    return NULL;
+}
+
+static bool source_of(const pb_edit *e, pb_site *site) {
+    const pb_patch *p = e->patch;
+    if (p->op == PB_PATCH_FN || p->value != PB_VALUE_RUN || e->n[0] == 0 || e->n[1] == 0 || e->n[2] == 0)
+        return false;
+    *site = p->has_from_site ? p->from_site : p->site;
+    return !pb_site_is_boundary(p->run, *site);
+}
+
+/* Note the sources that edits of this layer read and that are not there yet. */
+static pb_status note_sources(pb_pass *pass, int layer, pb_error *err) {
+    for (size_t i = 0; i < pass->n_lanes; i++)
+        for (size_t j = 0; j < pass->lanes[i].n_edits; j++) {
+            const pb_edit *e = &pass->lanes[i].edits[j];
+            pb_site site;
+            if (e->layer != layer || !source_of(e, &site) || pb_source_find(pass, e->patch->run, site))
+                continue;
+            pb_source *s = pb_alloc_zero(pass->ctx, 1, sizeof *s);
+            if (!s)
+                return pb_fail_memory(err, pass->ctx, sizeof *s, "a source value");
+            *s = (pb_source){e->patch->run, site, NULL, layer, pass->sources};
+            pass->sources = s;
+        }
+    return PB_OK;
+}
+
+pb_status pb_sources_prepare(pb_pass *pass, int layer, pb_error *err) {
+    PB_TRY(note_sources(pass, layer, err));
+    for (pb_source *s = pass->sources; s; s = s->next) {
+        if (s->value)
+            continue;
+        pb_site sites[PB_SITE_KINDS];
+        pb_source *which[PB_SITE_KINDS];
+        pb_tensor *values[PB_SITE_KINDS];
+        size_t n = 0;
+        for (pb_source *t = s; t && n < PB_SITE_KINDS; t = t->next) /* all that this run must give, in one go */
+            if (!t->value && t->run == s->run) {
+                which[n] = t;
+                sites[n++] = t->site;
+            }
+        PB_TRY(pb_run_values((pb_run *)(uintptr_t)s->run, sites, n, values, err));
+        for (size_t i = 0; i < n; i++)
+            which[i]->value = values[i];
+    }
+    /* a value that later layers read too stays until then */
+    for (size_t i = 0; i < pass->n_lanes; i++)
+        for (size_t j = pass->lanes[i].n_edits; j-- > 0 && pass->lanes[i].edits[j].layer > layer;) {
+            const pb_edit *e = &pass->lanes[i].edits[j];
+            pb_site site;
+            if (!source_of(e, &site))
+                continue;
+            pb_source *s = (pb_source *)(uintptr_t)pb_source_find(pass, e->patch->run, site);
+            if (s && s->last_layer < e->layer)
+                s->last_layer = e->layer;
+        }
+    return PB_OK;
+}
+
+void pb_sources_drop(pb_pass *pass, int layer) {
+    pb_source **at = &pass->sources;
+    while (*at) {
+        pb_source *s = *at;
+        if (s->last_layer > layer) {
+            at = &s->next;
+            continue;
+        }
+        *at = s->next;
+        pb_tensor_unref(s->value);
+        pb_free(s);
+    }
+}
+
+/* ---- embedding -------------------------------------------------------------------------------------------------------------- */
+
+/* Token embeddings of the lane's rows as they are added to the stream. */
+static pb_status embed_rows(pb_pass *pass, pb_lane *lane, pb_error *err) {
+    const pb_spec *s = pass->spec;
+    int64_t D = s->d_model, E = s->d_embed;
+    float *narrow = lane->x;
+    if (s->project_in.data && !(narrow = pb_alloc(pass->ctx, (size_t)lane->n * (size_t)E, sizeof *narrow)))
+        return pb_fail_memory(err, pass->ctx, (size_t)lane->n * (size_t)E * sizeof *narrow, "embeddings");
+    for (int32_t r = 0; r < lane->n; r++) {
+        pb_matrix_output_row(&s->embed, lane->tokens[lane->pos[r]], narrow + r * E);
+        if (s->embed_scale != 1.0f)
+            pb_vec_scale(s->embed_scale, narrow + r * E, E);
+    }
+    pb_status status = PB_OK;
+    if (s->project_in.data) {
+        status = pb_linear(pass->ctx, narrow, E, lane->n, &s->project_in, lane->x, D, 0, err);
+        pb_free(narrow);
+    }
+    if (status == PB_OK && s->has_embed_norm) {
+        pb_norm norm = pb_spec_norm(s, s->embed_norm);
+        norm.centre = true;
+        pb_norm_rows(pass->ctx, &norm, lane->x, D, lane->n, lane->x, D, NULL, NULL, 0);
+    }
+    return status;
+}
+
+static pb_status add_positions(pb_pass *pass, pb_lane *lane, pb_error *err) {
+    const pb_spec *s = pass->spec;
+    int64_t D = s->d_model;
+    float *rows = pb_alloc(pass->ctx, (size_t)lane->n * (size_t)D, sizeof *rows);
+    if (!rows)
+        return pb_fail_memory(err, pass->ctx, (size_t)lane->n * (size_t)D * sizeof *rows, "position embeddings");
+    for (int32_t r = 0; r < lane->n; r++)
+        pb_matrix_output_row(&s->pos_embed, lane->pos[r] + s->position_offset, rows + r * D);
+    pb_view view = {rows, lane->pos, lane->n, D, D, 1, (int32_t)D};
+    pb_status status = pb_visit(pass, lane, -1, PB_SITE_POS_EMBED, &view, PB_EDITS_ALL, err);
+    if (status == PB_OK)
+        pb_vec_add(lane->x, rows, lane->x, lane->n * D);
+    pb_free(rows);
+    return status;
+}
+
+static pb_status begin_at_embedding(pb_pass *pass, pb_lane *lane, pb_error *err) {
+    int64_t D = pass->spec->d_model;
+    pb_lane_embed_rows(lane, lane->dirty);
+    lane->n = 0;
+    for (int32_t p = 0; p < lane->T; p++)
+        if (lane->dirty[p])
+            lane->pos[lane->n++] = p;
+    PB_TRY(embed_rows(pass, lane, err));
+    pb_view view = {lane->x, lane->pos, lane->n, D, D, 1, (int32_t)D};
+    PB_TRY(pb_visit(pass, lane, -1, PB_SITE_EMBED, &view, PB_EDITS_ALL, err));
+    if (pass->spec->position == PB_POSITION_LEARNED)
+        PB_TRY(add_positions(pass, lane, err));
+    return PB_OK;
+}
+
+/* ---- the loop ------------------------------------------------------------------------------------------------------------------ */
+
+static pb_status run_layers(pb_pass *pass, pb_lane **active, pb_error *err) {
+    const pb_spec *spec = pass->spec;
+    char what[80];
+    for (int layer = 0; layer < spec->layers; layer++) {
+        size_t n = 0;
+        for (size_t i = 0; i < pass->n_lanes; i++)
+            if (pass->lanes[i].start <= layer && pass->lanes[i].stop_layer >= layer)
+                active[n++] = &pass->lanes[i];
+        if (n == 0)
+            continue;
+        PB_TRY(pb_sources_prepare(pass, layer, err));
+        PB_TRY(pb_layer_run(pass, layer, active, n, err));
+        pb_sources_drop(pass, layer);
+        if (pass->what) {
+            snprintf(what, sizeof what, "%s, layer %d of %d", pass->what, layer + 1, spec->layers);
+            pb_context_progress(pass->ctx, what, layer + 1, spec->layers);
+        }
+    }
+    return PB_OK;
+}
+
+pb_status pb_pass_run(pb_pass *pass, pb_error *err) {
+    bool embed = false;
+    PB_TRY(pb_context_check(pass->ctx, err));
+    for (size_t i = 0; i < pass->n_lanes; i++)
+        embed = embed || pass->lanes[i].start < 0;
+    if (embed) {
+        PB_TRY(pb_sources_prepare(pass, -1, err));
+        for (size_t i = 0; i < pass->n_lanes; i++)
+            if (pass->lanes[i].start < 0)
+                PB_TRY(begin_at_embedding(pass, &pass->lanes[i], err));
+        pb_sources_drop(pass, -1);
+    }
+    pb_lane **active = pb_alloc(pass->ctx, pass->n_lanes, sizeof *active);
+    if (!active)
+        return pb_fail_memory(err, pass->ctx, pass->n_lanes * sizeof *active, "variants");
+    pb_status status = run_layers(pass, active, err);
+    pb_free(active);
+    if (status == PB_OK)
+        status = pb_sources_prepare(pass, pass->spec->layers, err);
+    if (status == PB_OK)
+        status = pb_pass_finish(pass, err);
+    return status;
+}
+
+/* ---- lanes: memory around a pass --------------------------------------------------------------------------------------------------- */
+
+size_t pb_layer_bytes(const pb_spec *s, int64_t rows) {
+    int64_t D = s->d_model, qw = (int64_t)s->heads * s->d_head, kw = (int64_t)s->kv_heads * s->d_head;
+    int64_t hidden = (s->gated ? 2 : 1) * (int64_t)s->d_mlp;
+    return (size_t)rows * (size_t)(4 * D + 2 * qw + 2 * kw + hidden) * sizeof(float);
+}
+
+int64_t pb_group_rows_for(const pb_spec *spec, size_t bytes) {
+    int64_t rows = (int64_t)(bytes / pb_layer_bytes(spec, 1));
+    return rows < 16 ? 16 : rows > 1024 ? 1024 : rows;
+}
+
+pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double flops, pb_error *err) {
+    pb_context *ctx = pb_model_context(model);
+    const pb_spec *spec = pb_model_spec(model);
+    pb_pass pass = {.ctx = ctx, .model = model, .spec = spec, .lanes = lanes, .n_lanes = n, .what = what, .total = flops,
+                    .group_rows = group_rows, .arena = {.ctx = ctx}};
+    size_t rows = 0, positions = 0;
+    for (size_t i = 0; i < n; i++) {
+        rows += (size_t)lanes[i].cap;
+        positions += (size_t)lanes[i].T;
+        if (lanes[i].T > pass.max_T)
+            pass.max_T = lanes[i].T;
+    }
+    float *x = pb_alloc(ctx, rows * (size_t)spec->d_model, sizeof *x);
+    int32_t *pos = pb_alloc(ctx, rows, sizeof *pos);
+    uint8_t *dirty = pb_alloc_zero(ctx, positions, 1);
+    pass.rotary = pb_alloc_zero(ctx, 2 * (size_t)spec->n_rotaries, sizeof *pass.rotary);
+    pb_status status = PB_OK;
+    if (!x || !pos || !dirty || !pass.rotary)
+        status = pb_fail_memory(err, ctx, rows * (size_t)spec->d_model * sizeof *x, "the residual streams of the variants");
+    for (size_t i = 0, row = 0, p = 0; i < n; i++) {
+        lanes[i].x = x ? x + row * (size_t)spec->d_model : NULL;
+        lanes[i].pos = pos ? pos + row : NULL;
+        lanes[i].dirty = dirty ? dirty + p : NULL;
+        lanes[i].n = 0;
+        row += (size_t)lanes[i].cap;
+        p += (size_t)lanes[i].T;
+    }
+    if (status == PB_OK)
+        status = pb_pass_run(&pass, err);
+    pb_sources_drop(&pass, INT32_MAX);
+    for (int r = 0; pass.rotary && r < 2 * spec->n_rotaries; r++)
+        pb_free(pass.rotary[r].cosine);
+    pb_free(pass.rotary);
+    pb_free(pass.work);
+    pb_free(x);
+    pb_free(pos);
+    pb_free(dirty);
+    return status;
+}

@@ -1,0 +1,150 @@
+/* Preparing a lane: patches become edits, sorted in the order of the computation; where it starts and stops; which rows
+ * anything wanted depends on. */
+#include "engine/internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Base edits before the cone's start are in the base's values already. */
+static int own_start(const pb_spec *spec, const pb_lane *lane) {
+    int start = lane->fresh_from < lane->T ? -1 : spec->layers;
+    for (size_t i = 0; i < lane->n_edits; i++) {
+        const pb_edit *e = &lane->edits[i];
+        if (e->own && e->n[0] > 0 && e->n[1] > 0 && e->n[2] > 0 && e->layer < start)
+            start = e->layer;
+    }
+    for (size_t i = 0; i < lane->n_captures; i++) { /* values come from rows of their layer */
+        pb_site s = lane->captures[i].site;
+        if (s.kind < PB_SITE_LN_FINAL_SCALE && s.layer < start)
+            start = s.layer;
+    }
+    return start;
+}
+
+static bool before(const pb_edit *a, const pb_edit *b) {
+    return a->layer < b->layer || (a->layer == b->layer && a->kind < b->kind);
+}
+
+/* Stable: base edits come first at one site, then the request's in list order. */
+static void sort_edits(pb_edit *edits, size_t n) {
+    for (size_t i = 1; i < n; i++) {
+        pb_edit e = edits[i];
+        size_t j = i;
+        for (; j > 0 && before(&e, &edits[j - 1]); j--)
+            edits[j] = edits[j - 1];
+        edits[j] = e;
+    }
+}
+
+static pb_status resolve_edits(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n, pb_error *err) {
+    const pb_spec *spec = pb_model_spec(model);
+    bool fork = lane->fresh_from < lane->T;
+    const pb_patch_list *held = lane->base && !fork ? lane->base->patches : NULL;
+    size_t n_held = held ? held->n : 0;
+    lane->base_patched = n_held > 0;
+    lane->edits = pb_arena_get(arena, (n_held + n) * sizeof *lane->edits + 1);
+    if (!lane->edits)
+        return pb_fail_memory(err, arena->ctx, (n_held + n) * sizeof *lane->edits, "patches");
+    for (size_t i = 0; i < n_held + n; i++) {
+        pb_edit *e = &lane->edits[i];
+        const pb_patch *p = i < n_held ? &held->items[i] : &patches[i - n_held];
+        PB_TRY(pb_edit_resolve(arena, model, p, i < n_held ? NULL : lane->base, lane->T, e, err));
+        e->own = i >= n_held;
+        e->variant = lane->index;
+    }
+    lane->n_edits = n_held + n;
+    sort_edits(lane->edits, lane->n_edits);
+    lane->start = own_start(spec, lane);
+    size_t kept = 0;
+    for (size_t i = 0; i < lane->n_edits; i++)
+        if (lane->edits[i].own || lane->edits[i].layer >= lane->start)
+            lane->edits[kept++] = lane->edits[i];
+    lane->n_edits = kept;
+    return PB_OK;
+}
+
+static void set_stop(const pb_spec *spec, pb_lane *lane) {
+    lane->stop_layer = lane->metric ? spec->layers : lane->keep ? spec->layers - 1 : -1;
+    lane->stop_kind = lane->keep || lane->metric ? PB_SITE_RESID_POST : PB_SITE_EMBED;
+    for (size_t i = 0; i < lane->n_captures; i++) {
+        pb_site s = lane->captures[i].site;
+        int layer = s.kind >= PB_SITE_LN_FINAL_SCALE ? spec->layers : s.layer;
+        if (layer > lane->stop_layer) {
+            lane->stop_layer = layer;
+            lane->stop_kind = s.kind;
+        } else if (layer == lane->stop_layer && s.kind > lane->stop_kind) {
+            lane->stop_kind = s.kind;
+        }
+    }
+}
+
+static pb_status set_need(pb_arena *arena, const pb_model *model, pb_lane *lane, pb_error *err) {
+    const pb_spec *spec = pb_model_spec(model);
+    size_t T = (size_t)lane->T;
+    lane->need = pb_arena_get(arena, T);
+    int32_t *positions = pb_arena_get(arena, T * sizeof *positions);
+    if (!lane->need || !positions)
+        return pb_fail_memory(err, arena->ctx, T * 5, "positions");
+    lane->limit = 0;
+    if (lane->metric) {
+        int32_t n;
+        PB_TRY(pb_metric_positions(lane->metric, model, lane->T, positions, &n, err));
+        for (int32_t i = 0; i < n; i++) {
+            lane->need[positions[i]] = 1;
+            if (positions[i] >= lane->limit)
+                lane->limit = positions[i] + 1;
+        }
+    }
+    bool all = lane->keep != NULL;
+    for (size_t i = 0; i < lane->n_captures; i++)
+        all = all || lane->captures[i].site.kind >= PB_SITE_LN_FINAL_SCALE;
+    if (all)
+        memset(lane->need, 1, T);
+    if (lane->keep || lane->n_captures > 0)
+        lane->limit = lane->T;
+    for (size_t i = 0; i < lane->n_edits; i++) { /* a callback sees all the rows that it asked for */
+        const pb_edit *e = &lane->edits[i];
+        if (e->patch->op != PB_PATCH_FN)
+            continue;
+        int axis = pb_edit_row_axis(e);
+        for (int32_t j = 0; j < e->n[axis]; j++) {
+            int32_t p = pb_edit_at(e, axis, j);
+            if (p >= lane->limit)
+                lane->limit = p + 1;
+            if (e->layer >= spec->layers)
+                lane->need[p] = 1;
+        }
+    }
+    return PB_OK;
+}
+
+static pb_status check_read(const pb_model *model, const pb_lane *lane, pb_error *err) {
+    for (size_t i = 0; i < lane->n_edits; i++) {
+        const pb_edit *e = &lane->edits[i];
+        if (!e->own || e->patch->op == PB_PATCH_FN || pb_edit_is_read(pb_model_spec(model), lane, e))
+            continue;
+        char site[64], where[96] = "";
+        pb_site_name(e->patch->site, site, sizeof site);
+        int axis = pb_edit_row_axis(e);
+        if (e->n[axis] == 1)
+            snprintf(where, sizeof where, " at %s %d", axis ? "dest" : "pos", pb_edit_at(e, axis, 0));
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "nothing reads the patch at '%s'%s: what is measured cannot depend on it (later positions never reach earlier ones, and "
+                       "after the last layer's attention only the positions that the metric reads count); drop it, move it, or allow it with "
+                       "unread = \"ok\"",
+                       site, where);
+    }
+    return PB_OK;
+}
+
+pb_status pb_lane_prepare(pb_arena *arena, pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n_patches,
+                          bool allow_unread, pb_cost *cost, pb_error *err) {
+    PB_TRY(resolve_edits(arena, model, lane, patches, n_patches, err));
+    set_stop(pb_model_spec(model), lane);
+    PB_TRY(set_need(arena, model, lane, err));
+    if (!allow_unread)
+        PB_TRY(check_read(model, lane, err));
+    PB_TRY(pb_lane_cost(pb_model_spec(model), lane, cost, err));
+    lane->cap = cost->max_rows;
+    return PB_OK;
+}
