@@ -1,0 +1,155 @@
+/* The weight files of a folder: one model.safetensors, or the shards that model.safetensors.index.json names. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/file.h"
+#include "base/json.h"
+#include "model/loading.h"
+
+static const char single_name[] = "model.safetensors";
+static const char index_name[] = "model.safetensors.index.json";
+enum { INDEX_MAX = 64 << 20, SHARDS_MAX = 4096 };
+
+static bool has_file(const pb_loading *loading, const char *name) {
+    char *path = pb_path_join(loading->ctx, loading->model->folder, name);
+    bool there = path && pb_file_exists(path);
+    pb_free(path);
+    return there;
+}
+
+static pb_status no_weights(const pb_loading *loading, pb_error *err) {
+    static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.gguf", "tf_model.h5", "flax_model.msgpack",
+                                         "adapter_model.safetensors"};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        if (has_file(loading, others[i]))
+            return pb_fail(err, PB_ERR_UNSUPPORTED,
+                           "'%s' has %s but no %s: that format is not supported; save the model again with transformers' "
+                           "save_pretrained, which writes safetensors",
+                           loading->model->folder, others[i], single_name);
+    }
+    return pb_fail(err, PB_ERR_IO, "'%s' has no weights: neither %s nor %s is there", loading->model->folder, single_name, index_name);
+}
+
+/* Adds a file to the model's list, which has room for it. */
+static pb_status open_file(pb_loading *loading, const char *name, pb_error *err) {
+    pb_model *model = loading->model;
+    pb_weight_file *file = &model->files[model->n_files];
+    pb_status status = PB_OK;
+    char *path = pb_path_join(loading->ctx, model->folder, name);
+    file->name = pb_strdup(loading->ctx, name);
+    file->file = NULL;
+    if (!path || !file->name)
+        status = pb_fail_memory(err, loading->ctx, strlen(name), "a file name");
+    else
+        status = pb_safetensors_open(loading->ctx, path, &file->file, err);
+    if (status == PB_OK)
+        model->n_files++;
+    else
+        pb_free(file->name);
+    pb_free(path);
+    return status;
+}
+
+static pb_status reserve_files(pb_loading *loading, size_t n, pb_error *err) {
+    loading->model->files = pb_alloc(loading->ctx, n, sizeof *loading->model->files);
+    return loading->model->files ? PB_OK : pb_fail_memory(err, loading->ctx, n * sizeof *loading->model->files, "the list of weight files");
+}
+
+static pb_weight_file *find_file(const pb_model *model, const char *name) {
+    for (size_t i = 0; i < model->n_files; i++) {
+        if (strcmp(model->files[i].name, name) == 0)
+            return &model->files[i];
+    }
+    return NULL;
+}
+
+/* Opens every file that the index names, and checks that each tensor is where the index says. */
+static pb_status open_shards(pb_loading *loading, const char *index_path, const json_t *map, pb_error *err) {
+    const char *tensor;
+    json_t *value;
+    PB_TRY(reserve_files(loading, SHARDS_MAX, err));
+    json_object_foreach((json_t *)(uintptr_t)map, tensor, value) {
+        const char *name = json_string_value(value);
+        if (!name || !*name || strchr(name, '/') || strchr(name, '\\'))
+            return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map gives tensor '%.200s' no plain file name", index_path, tensor);
+        pb_weight_file *file = find_file(loading->model, name);
+        if (!file) {
+            if (loading->model->n_files == SHARDS_MAX)
+                return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map names more than %d files", index_path, SHARDS_MAX);
+            pb_status status = open_file(loading, name, err);
+            if (status != PB_OK)
+                return pb_error_prefix(err, status, "%s names the file: ", index_name);
+            file = &loading->model->files[loading->model->n_files - 1];
+        }
+        if (!pb_safetensors_find(file->file, tensor))
+            return pb_fail(err, PB_ERR_FORMAT, "%s: tensor '%.200s' should be in %s, but it is not there", index_path, tensor, name);
+    }
+    if (loading->model->n_files == 0)
+        return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map is empty", index_path);
+    return PB_OK;
+}
+
+static pb_status open_index(pb_loading *loading, pb_error *err) {
+    json_t *index = NULL;
+    const json_t *map;
+    pb_status status;
+    char *path = pb_path_join(loading->ctx, loading->model->folder, index_name);
+    if (!path)
+        return pb_fail_memory(err, loading->ctx, strlen(index_name), "a file name");
+    if ((status = pb_json_load(loading->ctx, path, INDEX_MAX, &index, err)) != PB_OK)
+        goto done;
+    if ((status = pb_json_object(index, path, "weight_map", &map, err)) != PB_OK)
+        goto done;
+    status = open_shards(loading, path, map, err);
+done:
+    json_decref(index);
+    pb_free(path);
+    return status;
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const pb_weight *)a)->entry->name, ((const pb_weight *)b)->entry->name);
+}
+
+static pb_status list_weights(pb_loading *loading, pb_error *err) {
+    pb_model *model = loading->model;
+    size_t n = 0;
+    for (size_t i = 0; i < model->n_files; i++)
+        n += pb_safetensors_count(model->files[i].file);
+    model->weights = pb_alloc(loading->ctx, n, sizeof *model->weights);
+    if (!model->weights)
+        return pb_fail_memory(err, loading->ctx, n * sizeof *model->weights, "the list of tensors");
+    for (size_t i = 0; i < model->n_files; i++) {
+        for (size_t j = 0; j < pb_safetensors_count(model->files[i].file); j++)
+            model->weights[model->n_weights++] =
+                (pb_weight){.entry = pb_safetensors_at(model->files[i].file, j), .file = model->files[i].name};
+    }
+    if (n > 1)
+        qsort(model->weights, n, sizeof *model->weights, by_name);
+    for (size_t i = 1; i < n; i++) {
+        if (by_name(&model->weights[i - 1], &model->weights[i]) == 0)
+            return pb_fail(err, PB_ERR_FORMAT, "tensor '%.200s' is both in %s and in %s", model->weights[i].entry->name,
+                           model->weights[i - 1].file, model->weights[i].file);
+    }
+    return PB_OK;
+}
+
+pb_status pb_files_open(pb_loading *loading, pb_error *err) {
+    if (has_file(loading, single_name)) {
+        PB_TRY(reserve_files(loading, 1, err));
+        PB_TRY(open_file(loading, single_name, err));
+    } else if (has_file(loading, index_name)) {
+        PB_TRY(open_index(loading, err));
+    } else {
+        return no_weights(loading, err);
+    }
+    return list_weights(loading, err);
+}
+
+static int name_against(const void *name, const void *weight) {
+    return strcmp(name, ((const pb_weight *)weight)->entry->name);
+}
+
+pb_weight *pb_files_find(const pb_model *model, const char *name) {
+    return model->n_weights ? bsearch(name, model->weights, model->n_weights, sizeof *model->weights, name_against) : NULL;
+}

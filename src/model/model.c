@@ -1,0 +1,291 @@
+/* A model: opening a folder, and what it says of itself. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/hash.h"
+#include "base/json.h"
+#include "model/loading.h"
+
+enum { CONFIG_MAX = 16 << 20 };
+
+/* ---- life ------------------------------------------------------------------------------------------------------------- */
+
+void *pb_model_own(pb_model *model, size_t count, size_t size) {
+    if (model->n_owned == model->cap_owned) {
+        size_t more = model->cap_owned ? 2 * model->cap_owned : 64;
+        void **owned = pb_realloc(model->ctx, model->owned, more, sizeof *owned);
+        if (!owned)
+            return NULL;
+        model->owned = owned;
+        model->cap_owned = more;
+    }
+    void *block = pb_alloc(model->ctx, count, size);
+    if (block)
+        model->owned[model->n_owned++] = block;
+    return block;
+}
+
+pb_model *pb_model_ref(pb_model *model) {
+    atomic_fetch_add_explicit(&model->references, 1, memory_order_relaxed);
+    return model;
+}
+
+void pb_model_unref(pb_model *model) {
+    if (!model || atomic_fetch_sub_explicit(&model->references, 1, memory_order_acq_rel) != 1)
+        return;
+    for (size_t i = 0; i < model->n_owned; i++)
+        pb_free(model->owned[i]);
+    pb_free(model->owned);
+    for (size_t i = 0; i < model->n_files; i++) {
+        pb_free(model->files[i].name);
+        pb_safetensors_unref(model->files[i].file);
+    }
+    pb_free(model->files);
+    pb_free(model->weights);
+    pb_tokenizer_unref(model->tokenizer);
+    pb_free(model->folder);
+    pb_free(model->name);
+    pb_context *ctx = model->ctx;
+    pb_free(model);
+    pb_context_unref(ctx);
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------------------ */
+
+static pb_status check_folder(const char *folder, pb_error *err) {
+    if (pb_folder_exists(folder))
+        return PB_OK;
+    if (pb_file_exists(folder))
+        return pb_fail(err, PB_ERR_ARGUMENT, "'%.500s' is a file; a model is a folder with config.json and model.safetensors", folder);
+    char here[512];
+    bool relative = folder[0] != '/';
+    if (!relative || !getcwd(here, sizeof here))
+        return pb_fail(err, PB_ERR_IO, "'%.500s': there is no such folder", folder);
+    return pb_fail(err, PB_ERR_IO, "'%.500s': there is no such folder (looked for '%s/%.500s')", folder, here, folder);
+}
+
+static pb_status create(pb_context *ctx, const char *folder, pb_model **out, pb_error *err) {
+    pb_model *model = pb_alloc_zero(ctx, 1, sizeof *model);
+    if (!model)
+        return pb_fail_memory(err, ctx, sizeof *model, "a model");
+    atomic_init(&model->references, 1);
+    model->ctx = pb_context_ref(ctx);
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    model->folder = pb_strndup(ctx, folder, length);
+    model->name = model->folder ? pb_strdup(ctx, pb_path_name(model->folder)) : NULL;
+    if (!model->name) {
+        pb_model_unref(model);
+        return pb_fail_memory(err, ctx, length + 1, "a model's name");
+    }
+    *out = model;
+    return PB_OK;
+}
+
+static pb_status find_family(pb_loading *loading, pb_error *err) {
+    const char *type;
+    PB_TRY(pb_json_string(loading->config, loading->config_path, "model_type", &type, err));
+    loading->family = loading->model->family = pb_family_find(type);
+    if (loading->family)
+        return PB_OK;
+    char list[512];
+    size_t used = 0;
+    for (size_t i = 0; i < pb_family_count() && used < sizeof list; i++)
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", pb_family_at(i)->model_type);
+    return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: model_type '%.100s' is not an architecture that Patchbay knows; it knows %s",
+                   loading->config_path, type, list);
+}
+
+static pb_status open_config(pb_loading *loading, pb_error *err) {
+    loading->config_path = pb_path_join(loading->ctx, loading->model->folder, "config.json");
+    if (!loading->config_path)
+        return pb_fail_memory(err, loading->ctx, strlen(loading->model->folder) + 16, "a path");
+    if (!pb_file_exists(loading->config_path))
+        return pb_fail(err, PB_ERR_IO, "'%.500s' has no config.json; a model is a folder with config.json and model.safetensors",
+                       loading->model->folder);
+    PB_TRY(pb_json_load(loading->ctx, loading->config_path, CONFIG_MAX, &loading->config, err));
+    if (!json_is_object(loading->config))
+        return pb_fail(err, PB_ERR_FORMAT, "%s: an object was expected", loading->config_path);
+    PB_TRY(find_family(loading, err));
+    return pb_config_read(loading, err);
+}
+
+static pb_status open_tokenizer(pb_loading *loading, pb_error *err) {
+    char *path = pb_path_join(loading->ctx, loading->model->folder, "tokenizer.json");
+    if (!path)
+        return pb_fail_memory(err, loading->ctx, strlen(loading->model->folder) + 16, "a path");
+    pb_status status = PB_OK;
+    if (pb_file_exists(path))
+        status = pb_tokenizer_open(loading->ctx, loading->model->folder, &loading->model->tokenizer, err);
+    pb_free(path);
+    return status;
+}
+
+pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out, pb_error *err) {
+    pb_model *model = NULL;
+    PB_TRY(check_folder(folder, err));
+    PB_TRY(create(ctx, folder, &model, err));
+    pb_loading loading = {.model = model, .ctx = ctx, .spec = &model->spec};
+    pb_strbuf_init(&loading.assumed, ctx);
+    pb_status status = open_config(&loading, err);
+    if (status == PB_OK)
+        status = pb_files_open(&loading, err);
+    if (status == PB_OK) {
+        status = pb_weights_bind(&loading, err);
+        if (status != PB_OK && status != PB_ERR_MEMORY)
+            status = pb_error_prefix(err, status, "%s: ", model->folder);
+    }
+    if (status == PB_OK)
+        status = open_tokenizer(&loading, err);
+    if (status == PB_OK && options)
+        status = pb_process_weights(model, options, err);
+    pb_strbuf_free(&loading.assumed);
+    json_decref(loading.config);
+    pb_free(loading.config_path);
+    if (status == PB_OK)
+        *out = model;
+    else
+        pb_model_unref(model);
+    return status;
+}
+
+/* ---- what a model says of itself ------------------------------------------------------------------------------------------- */
+
+const pb_spec *pb_model_spec(const pb_model *model) {
+    return &model->spec;
+}
+
+pb_norm pb_spec_norm(const pb_spec *spec, pb_norm_weights w) {
+    return (pb_norm){.centre = spec->norm_centre, .eps = spec->norm_eps, .width = spec->d_model, .weight = w.weight, .bias = w.bias};
+}
+
+pb_context *pb_model_context(const pb_model *model) {
+    return model->ctx;
+}
+
+const char *pb_model_folder(const pb_model *model) {
+    return model->folder;
+}
+
+const char *pb_model_name(const pb_model *model) {
+    return model->name;
+}
+
+const char *pb_model_family(const pb_model *model) {
+    return model->family->model_type;
+}
+
+int pb_model_layers(const pb_model *model) {
+    return model->spec.layers;
+}
+
+int pb_model_heads(const pb_model *model) {
+    return model->spec.heads;
+}
+
+int pb_model_kv_heads(const pb_model *model) {
+    return model->spec.kv_heads;
+}
+
+int pb_model_d_model(const pb_model *model) {
+    return model->spec.d_model;
+}
+
+int pb_model_d_head(const pb_model *model) {
+    return model->spec.d_head;
+}
+
+int pb_model_d_mlp(const pb_model *model) {
+    return model->spec.d_mlp;
+}
+
+int pb_model_vocab(const pb_model *model) {
+    return model->spec.vocab;
+}
+
+int pb_model_max_positions(const pb_model *model) {
+    return model->spec.max_positions;
+}
+
+pb_tokenizer *pb_model_tokenizer(const pb_model *model) {
+    return model->tokenizer;
+}
+
+static int64_t elements(const pb_entry *entry) {
+    int64_t n = 1;
+    for (int i = 0; i < entry->ndim; i++)
+        n *= entry->shape[i];
+    return n;
+}
+
+int64_t pb_model_parameters(const pb_model *model) {
+    int64_t n = 0;
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const pb_weight *weight = &model->weights[i];
+        if (weight->used && !weight->is_copy)
+            n += elements(weight->entry);
+    }
+    return n;
+}
+
+int64_t pb_model_weight_bytes(const pb_model *model) {
+    int64_t bytes = 0;
+    for (size_t i = 0; i < model->n_weights; i++)
+        bytes += (int64_t)model->weights[i].entry->bytes;
+    return bytes;
+}
+
+size_t pb_model_weight_count(const pb_model *model) {
+    return model->n_weights;
+}
+
+const char *pb_model_weight_name(const pb_model *model, size_t i) {
+    return i < model->n_weights ? model->weights[i].entry->name : NULL;
+}
+
+/* Adds a file's contents to a digest, in pieces between which the work can be stopped. */
+static pb_status hash_file(const pb_model *model, const char *name, pb_sha256 *digest, pb_error *err) {
+    enum { PIECE = 8 << 20 };
+    pb_mapping map = {0};
+    char *path = pb_path_join(model->ctx, model->folder, name);
+    if (!path)
+        return pb_fail_memory(err, model->ctx, strlen(name), "a path");
+    pb_status status = pb_file_map(path, &map, err);
+    for (size_t at = 0; status == PB_OK && at < map.size; at += PIECE) {
+        size_t piece = map.size - at < PIECE ? map.size - at : PIECE;
+        status = pb_context_check(model->ctx, err);
+        if (status == PB_OK)
+            status = pb_sha256_add(digest, map.data + at, piece, err);
+    }
+    pb_file_unmap(&map);
+    pb_free(path);
+    return status;
+}
+
+/* The file with the least name above `after` (NULL: of all); NULL if there is none. */
+static const char *next_file(const pb_model *model, const char *after) {
+    const char *best = NULL;
+    for (size_t i = 0; i < model->n_files; i++) {
+        const char *name = model->files[i].name;
+        if ((!after || strcmp(name, after) > 0) && (!best || strcmp(name, best) < 0))
+            best = name;
+    }
+    return best;
+}
+
+pb_status pb_model_hash(const pb_model *model, char out[65], pb_error *err) {
+    pb_sha256 *digest = NULL;
+    PB_TRY(pb_sha256_begin(model->ctx, &digest, err));
+    pb_status status = hash_file(model, "config.json", digest, err);
+    for (const char *name = next_file(model, NULL); status == PB_OK && name; name = next_file(model, name))
+        status = hash_file(model, name, digest, err);
+    if (status != PB_OK) {
+        pb_sha256_drop(digest);
+        return status;
+    }
+    return pb_sha256_end(digest, out, err);
+}
