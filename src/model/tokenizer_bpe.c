@@ -216,6 +216,8 @@ static bool encode_known_word(encoder *e, const char *text, size_t start, size_t
     known_word *known = &e->known[hash & e->known_mask];
     if (known->length == n && known->hash == hash && memcmp(text + known->start, text + start, n) == 0) {
         size_t bytes = known->count * sizeof(int32_t);
+        if (bytes == 0)
+            return true;
         if (!pb_tok_buffer_reserve(ids, e->ctx, bytes)) /* before the pointer into it is taken */
             return false;
         return pb_tok_buffer_append(ids, e->ctx, ids->data + known->ids_at * sizeof(int32_t), bytes);

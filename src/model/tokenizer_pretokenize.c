@@ -30,6 +30,8 @@ pb_status pb_tok_behave(pb_context *ctx, const pb_tok_buffer *cuts, pb_tok_behav
     const pb_tok_cut *in = PB_TOK_ITEMS(*cuts, const pb_tok_cut);
     size_t n = PB_TOK_COUNT(*cuts, pb_tok_cut), first = PB_TOK_COUNT(*out, pb_tok_cut), made = 0;
     bool backwards = behavior == PB_TOK_MERGED_WITH_NEXT;
+    if (n == 0)
+        return PB_OK;
     if (!pb_tok_buffer_reserve(out, ctx, n * sizeof *in))
         return pb_fail_memory(err, ctx, n * sizeof *in, "the pieces of a text");
     pb_tok_cut *to = PB_TOK_ITEMS(*out, pb_tok_cut) + first;
