@@ -82,7 +82,7 @@ $(BUILD)/libpatchbay.a: $(LIB_OBJ)
 $(BUILD)/patchbay: $(BUILD)/src/main.o $(BUILD)/libpatchbay.a
 	$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
 
-$(BUILD)/tests/c/%.o $(BUILD)/tests/bench/%.o: private CPPFLAGS += -Itests
+$(BUILD)/tests/c/%.o $(BUILD)/tests/bench/%.o: private CPPFLAGS += -Itests -Itests/support
 
 $(BUILD)/tests/%: $(BUILD)/tests/c/%.o $(SUPPORT_OBJ) $(BUILD)/libpatchbay.a
 	@mkdir -p $(@D)
