@@ -160,7 +160,7 @@ typedef struct pb_line_plot {
     const double *x_range, *y_range; /* [2], low < high; NULL: from the data */
     const double *levels;            /* [n_levels] dashed horizontal lines: baselines */
     const char *const *level_labels; /* [n_levels] or NULL */
-    size_t n_levels;
+    size_t n_levels; /* at most 64 */
 } pb_line_plot;
 
 /* Errors: no series, no points, low without high, nothing finite to draw, values <= 0 on a log axis. */
@@ -210,7 +210,7 @@ typedef struct pb_text_pair {
     const char *value;
 } pb_text_pair;
 
-/* The whole file in a new block (pb_free). metadata goes into PNG iTXt chunks (compressed when that is shorter), an SVG
+/* The whole file in a new block (pb_free). metadata goes into PNG iTXt chunks (compressed from 256 bytes on), an SVG
  * <metadata> element, or (as a JSON object) the PDF's keywords. The same figure and metadata give the same bytes in one
  * installation (fonts and libraries): there are no time stamps. A figure without panels is PB_ERR_ARGUMENT;
  * without any installed font PB_ERR_IO (install fonts-dejavu-core); bigger than 30,000 pixels PB_ERR_UNSUPPORTED. */
