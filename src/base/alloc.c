@@ -19,9 +19,7 @@ typedef struct block_header {
 
 enum { OVERHEAD = sizeof(block_header) + ALIGNMENT };
 
-static block_header *header_of(const void *block) {
-    return (block_header *)((uintptr_t)block - sizeof(block_header));
-}
+static block_header *header_of(const void *block) { return (block_header *)((uintptr_t)block - sizeof(block_header)); }
 
 static unsigned char *payload_in(void *raw) {
     uintptr_t first = (uintptr_t)raw + sizeof(block_header);
@@ -38,9 +36,7 @@ size_t pb_context_memory_used(const pb_context *ctx) { return atomic_load(&ctx->
 
 size_t pb_context_memory_peak(const pb_context *ctx) { return atomic_load(&ctx->memory_peak); }
 
-void pb_context_reset_memory_peak(pb_context *ctx) {
-    atomic_store(&ctx->memory_peak, atomic_load(&ctx->memory_used));
-}
+void pb_context_reset_memory_peak(pb_context *ctx) { atomic_store(&ctx->memory_peak, atomic_load(&ctx->memory_used)); }
 
 bool pb_context_charge(pb_context *ctx, size_t bytes) {
     size_t limit = atomic_load(&ctx->memory_limit);
@@ -52,8 +48,7 @@ bool pb_context_charge(pb_context *ctx, size_t bytes) {
     } while (!atomic_compare_exchange_weak(&ctx->memory_used, &used, used + bytes));
     size_t now = used + bytes;
     size_t peak = atomic_load(&ctx->memory_peak);
-    while (now > peak && !atomic_compare_exchange_weak(&ctx->memory_peak, &peak, now)) {
-    }
+    while (now > peak && !atomic_compare_exchange_weak(&ctx->memory_peak, &peak, now)) {}
     return true;
 }
 

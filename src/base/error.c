@@ -58,15 +58,24 @@ pb_status pb_error_prefix(pb_error *err, pb_status status, const char *format, .
 
 const char *pb_status_name(pb_status status) {
     switch (status) {
-    case PB_OK: return "ok";
-    case PB_ERR_ARGUMENT: return "argument";
-    case PB_ERR_MEMORY: return "memory";
-    case PB_ERR_IO: return "io";
-    case PB_ERR_FORMAT: return "format";
-    case PB_ERR_UNSUPPORTED: return "unsupported";
-    case PB_ERR_NUMERIC: return "numeric";
-    case PB_ERR_STOPPED: return "stopped";
-    case PB_ERR_CALLBACK: return "callback";
+    case PB_OK:
+        return "ok";
+    case PB_ERR_ARGUMENT:
+        return "argument";
+    case PB_ERR_MEMORY:
+        return "memory";
+    case PB_ERR_IO:
+        return "io";
+    case PB_ERR_FORMAT:
+        return "format";
+    case PB_ERR_UNSUPPORTED:
+        return "unsupported";
+    case PB_ERR_NUMERIC:
+        return "numeric";
+    case PB_ERR_STOPPED:
+        return "stopped";
+    case PB_ERR_CALLBACK:
+        return "callback";
     }
     return "unknown";
 }

@@ -97,7 +97,8 @@ pb_status pb_file_read(pb_context *ctx, const char *path, size_t max_size, char 
     pb_status status = PB_OK;
     char *buffer = NULL;
     if (length > max_size) {
-        status = pb_fail(err, PB_ERR_FORMAT, "'%s' has %zu bytes; at most %zu are accepted here", path, length, max_size);
+        status =
+            pb_fail(err, PB_ERR_FORMAT, "'%s' has %zu bytes; at most %zu are accepted here", path, length, max_size);
         goto done;
     }
     buffer = pb_alloc(ctx, length + 1, 1);

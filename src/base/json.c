@@ -9,7 +9,8 @@
 
 pb_status pb_json_parse(const char *text, size_t size, const char *where, json_t **out, pb_error *err) {
     json_error_t problem;
-    json_t *value = json_loadb(text ? text : "", size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &problem);
+    json_t *value =
+        json_loadb(text ? text : "", size, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL | JSON_DECODE_ANY, &problem);
     if (value) {
         *out = value;
         return PB_OK;
@@ -32,14 +33,22 @@ static const char *kind_name(const json_t *value) {
     if (!value)
         return "nothing";
     switch (json_typeof(value)) {
-    case JSON_OBJECT: return "an object";
-    case JSON_ARRAY: return "an array";
-    case JSON_STRING: return "a string";
-    case JSON_INTEGER: return "an integer";
-    case JSON_REAL: return "a number";
-    case JSON_TRUE: return "true";
-    case JSON_FALSE: return "false";
-    case JSON_NULL: return "null";
+    case JSON_OBJECT:
+        return "an object";
+    case JSON_ARRAY:
+        return "an array";
+    case JSON_STRING:
+        return "a string";
+    case JSON_INTEGER:
+        return "an integer";
+    case JSON_REAL:
+        return "a number";
+    case JSON_TRUE:
+        return "true";
+    case JSON_FALSE:
+        return "false";
+    case JSON_NULL:
+        return "null";
     }
     return "an unknown kind";
 }
@@ -86,7 +95,8 @@ static const json_t *field(const json_t *object, const char *key) {
     return json_is_null(value) ? NULL : value;
 }
 
-static pb_status fail_field(pb_error *err, const char *where, const char *key, const char *expected, const json_t *got) {
+static pb_status fail_field(pb_error *err, const char *where, const char *key, const char *expected,
+                            const json_t *got) {
     char text[64];
     if (!got)
         return pb_fail(err, PB_ERR_FORMAT, "%s: \"%s\" is missing; it must be %s", where, key, expected);

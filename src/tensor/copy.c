@@ -26,8 +26,9 @@ static pb_status cast_to_int(const pb_tensor *t, int32_t *out, pb_error *err) {
     for (int64_t i = 0; i < t->count; i++) {
         double value = (double)in[i];
         if (!(value >= INT32_MIN && value <= INT32_MAX) || floor(value) != value)
-            return pb_fail(err, PB_ERR_ARGUMENT, "%.9g (entry %lld, counted flat) is not an int32; only exact integers are cast",
-                           value, (long long)i);
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "%.9g (entry %lld, counted flat) is not an int32; only exact integers are cast", value,
+                           (long long)i);
         out[i] = (int32_t)value;
     }
     return PB_OK;
@@ -75,13 +76,15 @@ static int other_axes(const pb_tensor *t, int axis, int64_t *shape, int64_t *str
     return n;
 }
 
-pb_status pb_tensor_index(const pb_tensor *t, int axis, const int64_t *indices, int64_t n, pb_tensor **out, pb_error *err) {
+pb_status pb_tensor_index(const pb_tensor *t, int axis, const int64_t *indices, int64_t n, pb_tensor **out,
+                          pb_error *err) {
     int a;
     PB_TRY(pb_axis_resolve(t, axis, &a, err));
     char text[256];
     for (int64_t i = 0; i < n; i++) {
         if (indices[i] < -t->shape[a] || indices[i] >= t->shape[a])
-            return pb_fail(err, PB_ERR_ARGUMENT, "index %lld is out of range for axis %d of a tensor %s; indices start at 0",
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "index %lld is out of range for axis %d of a tensor %s; indices start at 0",
                            (long long)indices[i], a, pb_shape_text(t->ndim, t->shape, text, sizeof text));
     }
     int64_t shape[PB_MAX_DIMS];
@@ -114,7 +117,8 @@ static pb_status check_parts(const pb_tensor *const *parts, int n, int axis, boo
                            pb_shape_text(first->ndim, first->shape, b, sizeof b));
         if (parts[k]->dtype != first->dtype)
             return pb_fail(err, PB_ERR_ARGUMENT, "part %d is %s, the first one is %s; cast them to one type", k,
-                           parts[k]->dtype == PB_F32 ? "float32" : "int32", first->dtype == PB_F32 ? "float32" : "int32");
+                           parts[k]->dtype == PB_F32 ? "float32" : "int32",
+                           first->dtype == PB_F32 ? "float32" : "int32");
     }
     return PB_OK;
 }
@@ -153,7 +157,8 @@ pb_status pb_tensor_stack(const pb_tensor *const *parts, int n, int axis, pb_ten
     if (ndim > PB_MAX_DIMS)
         return pb_fail(err, PB_ERR_ARGUMENT, "these tensors have %d axes already, no more are possible", first->ndim);
     if (axis < -ndim || axis >= ndim)
-        return pb_fail(err, PB_ERR_ARGUMENT, "axis %d is out of range; the new axis can be %d to %d", axis, -ndim, ndim - 1);
+        return pb_fail(err, PB_ERR_ARGUMENT, "axis %d is out of range; the new axis can be %d to %d", axis, -ndim,
+                       ndim - 1);
     int a = axis < 0 ? axis + ndim : axis;
     int64_t shape[PB_MAX_DIMS];
     for (int i = 0; i < ndim; i++)

@@ -63,8 +63,8 @@ static pb_status write_rows(pb_strbuf *b, const pb_tensor *t, const char *const 
     return flush(b, w, err);
 }
 
-pb_status pb_csv_write(const pb_tensor *t, const char *const *axis_names, const char *const *const *labels, const char *path,
-                       pb_error *err) {
+pb_status pb_csv_write(const pb_tensor *t, const char *const *axis_names, const char *const *const *labels,
+                       const char *path, pb_error *err) {
     pb_context *ctx = pb_tensor_context(t);
     pb_strbuf b;
     pb_strbuf_init(&b, ctx);

@@ -17,30 +17,30 @@ typedef void (*unary_lane)(int64_t n, const float *a, int64_t sa, float *out, in
 
 /* ---- binary lanes -------------------------------------------------------------------------------------------- */
 
-#define BINARY_LANE(name, how, expression)                                                                            \
-    static void name(int64_t n, const float *a, int64_t sa, const float *b, int64_t sb, float *out, int64_t so) {     \
-        if (so == 1 && sa == 1 && sb == 1) {                                                                          \
-            how for (int64_t i = 0; i < n; i++) {                                                                     \
-                const float x = a[i], y = b[i];                                                                       \
-                out[i] = (expression);                                                                                \
-            }                                                                                                         \
-        } else if (so == 1 && sa == 1 && sb == 0) {                                                                   \
-            const float y = *b;                                                                                       \
-            how for (int64_t i = 0; i < n; i++) {                                                                     \
-                const float x = a[i];                                                                                 \
-                out[i] = (expression);                                                                                \
-            }                                                                                                         \
-        } else {                                                                                                      \
-            for (int64_t i = 0; i < n; i++) {                                                                         \
-                const float x = a[i * sa], y = b[i * sb];                                                             \
-                out[i * so] = (expression);                                                                           \
-            }                                                                                                         \
-        }                                                                                                             \
+#define BINARY_LANE(name, how, expression)                                                                             \
+    static void name(int64_t n, const float *a, int64_t sa, const float *b, int64_t sb, float *out, int64_t so) {      \
+        if (so == 1 && sa == 1 && sb == 1) {                                                                           \
+            how for (int64_t i = 0; i < n; i++) {                                                                      \
+                const float x = a[i], y = b[i];                                                                        \
+                out[i] = (expression);                                                                                 \
+            }                                                                                                          \
+        } else if (so == 1 && sa == 1 && sb == 0) {                                                                    \
+            const float y = *b;                                                                                        \
+            how for (int64_t i = 0; i < n; i++) {                                                                      \
+                const float x = a[i];                                                                                  \
+                out[i] = (expression);                                                                                 \
+            }                                                                                                          \
+        } else {                                                                                                       \
+            for (int64_t i = 0; i < n; i++) {                                                                          \
+                const float x = a[i * sa], y = b[i * sb];                                                              \
+                out[i * so] = (expression);                                                                            \
+            }                                                                                                          \
+        }                                                                                                              \
     }
 
 BINARY_LANE(lane_add, SIMD, x + y)
 BINARY_LANE(lane_sub, SIMD, x - y)
-BINARY_LANE(lane_mul, SIMD, x * y)
+BINARY_LANE(lane_mul, SIMD, x *y)
 BINARY_LANE(lane_div, SIMD, x / y)
 BINARY_LANE(lane_pow, CALLS, powf(x, y))
 BINARY_LANE(lane_min, SIMD, x < y || x != x ? x : y)
@@ -56,27 +56,28 @@ static const struct {
     binary_lane lane;
     const char *name;
 } BINARY[] = {
-    [PB_ADD] = {lane_add, "add"}, [PB_SUB] = {lane_sub, "sub"}, [PB_MUL] = {lane_mul, "mul"}, [PB_DIV] = {lane_div, "div"},
-    [PB_POW] = {lane_pow, "pow"}, [PB_MIN] = {lane_min, "min"}, [PB_MAX] = {lane_max, "max"}, [PB_EQ] = {lane_eq, "eq"},
-    [PB_NE] = {lane_ne, "ne"},    [PB_LT] = {lane_lt, "lt"},    [PB_LE] = {lane_le, "le"},    [PB_GT] = {lane_gt, "gt"},
+    [PB_ADD] = {lane_add, "add"}, [PB_SUB] = {lane_sub, "sub"}, [PB_MUL] = {lane_mul, "mul"},
+    [PB_DIV] = {lane_div, "div"}, [PB_POW] = {lane_pow, "pow"}, [PB_MIN] = {lane_min, "min"},
+    [PB_MAX] = {lane_max, "max"}, [PB_EQ] = {lane_eq, "eq"},    [PB_NE] = {lane_ne, "ne"},
+    [PB_LT] = {lane_lt, "lt"},    [PB_LE] = {lane_le, "le"},    [PB_GT] = {lane_gt, "gt"},
     [PB_GE] = {lane_ge, "ge"},
 };
 
 /* ---- unary lanes --------------------------------------------------------------------------------------------- */
 
-#define UNARY_LANE(name, how, expression)                                                                             \
-    static void name(int64_t n, const float *a, int64_t sa, float *out, int64_t so) {                                 \
-        if (so == 1 && sa == 1) {                                                                                     \
-            how for (int64_t i = 0; i < n; i++) {                                                                     \
-                const float x = a[i];                                                                                 \
-                out[i] = (expression);                                                                                \
-            }                                                                                                         \
-        } else {                                                                                                      \
-            for (int64_t i = 0; i < n; i++) {                                                                         \
-                const float x = a[i * sa];                                                                            \
-                out[i * so] = (expression);                                                                           \
-            }                                                                                                         \
-        }                                                                                                             \
+#define UNARY_LANE(name, how, expression)                                                                              \
+    static void name(int64_t n, const float *a, int64_t sa, float *out, int64_t so) {                                  \
+        if (so == 1 && sa == 1) {                                                                                      \
+            how for (int64_t i = 0; i < n; i++) {                                                                      \
+                const float x = a[i];                                                                                  \
+                out[i] = (expression);                                                                                 \
+            }                                                                                                          \
+        } else {                                                                                                       \
+            for (int64_t i = 0; i < n; i++) {                                                                          \
+                const float x = a[i * sa];                                                                             \
+                out[i * so] = (expression);                                                                            \
+            }                                                                                                          \
+        }                                                                                                              \
     }
 
 static const float SQRT_HALF = 0.70710678118654752440f, SQRT_2_OVER_PI = 0.79788456080286535588f;
@@ -89,7 +90,7 @@ UNARY_LANE(lane_log, CALLS, logf(x))
 UNARY_LANE(lane_sqrt, SIMD, sqrtf(x))
 UNARY_LANE(lane_tanh, CALLS, tanhf(x))
 UNARY_LANE(lane_sigmoid, CALLS, 1.0f / (1.0f + expf(-x)))
-UNARY_LANE(lane_square, SIMD, x * x)
+UNARY_LANE(lane_square, SIMD, x *x)
 UNARY_LANE(lane_relu, SIMD, x < 0.0f ? 0.0f : x) /* NaN stays */
 UNARY_LANE(lane_gelu, CALLS, 0.5f * x * (1.0f + erff(x * SQRT_HALF)))
 UNARY_LANE(lane_gelu_tanh, CALLS, 0.5f * x * (1.0f + tanhf(SQRT_2_OVER_PI * (x + 0.044715f * x * x * x))))
@@ -101,20 +102,13 @@ static const struct {
     unary_lane lane;
     const char *name;
 } UNARY[] = {
-    [PB_NEG] = {lane_neg, "neg"},
-    [PB_ABS] = {lane_abs, "abs"},
-    [PB_SIGN] = {lane_sign, "sign"},
-    [PB_EXP] = {lane_exp, "exp"},
-    [PB_LOG] = {lane_log, "log"},
-    [PB_SQRT] = {lane_sqrt, "sqrt"},
-    [PB_TANH] = {lane_tanh, "tanh"},
-    [PB_SIGMOID] = {lane_sigmoid, "sigmoid"},
-    [PB_SQUARE] = {lane_square, "square"},
-    [PB_RELU] = {lane_relu, "relu"},
-    [PB_GELU] = {lane_gelu, "gelu"},
-    [PB_GELU_TANH] = {lane_gelu_tanh, "gelu_tanh"},
-    [PB_SILU] = {lane_silu, "silu"},
-    [PB_ERF] = {lane_erf, "erf"},
+    [PB_NEG] = {lane_neg, "neg"},          [PB_ABS] = {lane_abs, "abs"},
+    [PB_SIGN] = {lane_sign, "sign"},       [PB_EXP] = {lane_exp, "exp"},
+    [PB_LOG] = {lane_log, "log"},          [PB_SQRT] = {lane_sqrt, "sqrt"},
+    [PB_TANH] = {lane_tanh, "tanh"},       [PB_SIGMOID] = {lane_sigmoid, "sigmoid"},
+    [PB_SQUARE] = {lane_square, "square"}, [PB_RELU] = {lane_relu, "relu"},
+    [PB_GELU] = {lane_gelu, "gelu"},       [PB_GELU_TANH] = {lane_gelu_tanh, "gelu_tanh"},
+    [PB_SILU] = {lane_silu, "silu"},       [PB_ERF] = {lane_erf, "erf"},
     [PB_ISNAN] = {lane_isnan, "isnan"},
 };
 
@@ -190,8 +184,8 @@ pb_status pb_tensor_binary(pb_binary op, const pb_tensor *a, const pb_tensor *b,
     pb_tensor *result = NULL;
     pb_context *ctx = pb_tensor_context(a);
     PB_TRY(pb_tensor_create(ctx, PB_F32, common.ndim, common.shape, &result, err));
-    run_binary(ctx, BINARY[op].lane, common.ndim, common.shape, pb_tensor_floats(a), common.a_strides, pb_tensor_floats(b),
-               common.b_strides, pb_tensor_floats(result), result->strides);
+    run_binary(ctx, BINARY[op].lane, common.ndim, common.shape, pb_tensor_floats(a), common.a_strides,
+               pb_tensor_floats(b), common.b_strides, pb_tensor_floats(result), result->strides);
     *out = result;
     return PB_OK;
 }
@@ -205,8 +199,9 @@ static pb_status with_scalar(pb_binary op, const pb_tensor *t, double number, bo
     PB_TRY(pb_tensor_create(ctx, PB_F32, t->ndim, t->shape, &result, err));
     const float scalar = (float)number;
     const float *x = pb_tensor_floats(t);
-    run_binary(ctx, BINARY[op].lane, t->ndim, t->shape, scalar_first ? &scalar : x, scalar_first ? REPEATED : t->strides,
-               scalar_first ? x : &scalar, scalar_first ? t->strides : REPEATED, pb_tensor_floats(result), result->strides);
+    run_binary(ctx, BINARY[op].lane, t->ndim, t->shape, scalar_first ? &scalar : x,
+               scalar_first ? REPEATED : t->strides, scalar_first ? x : &scalar, scalar_first ? t->strides : REPEATED,
+               pb_tensor_floats(result), result->strides);
     *out = result;
     return PB_OK;
 }
@@ -253,7 +248,8 @@ pb_status pb_tensor_binary_scalar_in_place(pb_binary op, pb_tensor *t, double b,
     PB_TRY(pb_require_writable(t, BINARY[op].name, err));
     const float scalar = (float)b;
     float *x = pb_tensor_floats(t);
-    run_binary(pb_tensor_context(t), BINARY[op].lane, t->ndim, t->shape, x, t->strides, &scalar, REPEATED, x, t->strides);
+    run_binary(pb_tensor_context(t), BINARY[op].lane, t->ndim, t->shape, x, t->strides, &scalar, REPEATED, x,
+               t->strides);
     return PB_OK;
 }
 

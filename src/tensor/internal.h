@@ -15,15 +15,15 @@ typedef struct pb_storage {
     pb_context *ctx; /* kept alive by the storage's own block */
     char *data;
     size_t bytes;
-    bool read_only; /* mapped from a file: writing would be a fault */
+    bool read_only;               /* mapped from a file: writing would be a fault */
     void (*release)(void *owner); /* NULL: owned */
     void *owner;
 } pb_storage;
 
 pb_status pb_storage_create(pb_context *ctx, size_t bytes, bool zero, pb_storage **out, pb_error *err);
 /* data must stay valid until release(owner) is called (once, by the last unref; on failure here it is not called). */
-pb_status pb_storage_borrow(pb_context *ctx, const void *data, size_t bytes, bool read_only, void (*release)(void *owner),
-                            void *owner, pb_storage **out, pb_error *err);
+pb_status pb_storage_borrow(pb_context *ctx, const void *data, size_t bytes, bool read_only,
+                            void (*release)(void *owner), void *owner, pb_storage **out, pb_error *err);
 pb_storage *pb_storage_ref(pb_storage *s);
 void pb_storage_unref(pb_storage *s); /* NULL is a no-op */
 
@@ -69,7 +69,7 @@ typedef struct pb_walk {
     int ndim; /* of the outer loops */
     int64_t shape[PB_MAX_DIMS];
     int64_t strides[PB_MAX_OPERANDS][PB_MAX_DIMS];
-    int64_t inner;                         /* length of the inner loop */
+    int64_t inner; /* length of the inner loop */
     int64_t inner_strides[PB_MAX_OPERANDS];
     int64_t index[PB_MAX_DIMS];
     int64_t offsets[PB_MAX_OPERANDS]; /* of the current lane's first element */

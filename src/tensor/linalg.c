@@ -15,7 +15,8 @@ pb_status pb_require_matrix(const pb_tensor *a, bool square, const char *what, p
     if (a->ndim != 2 || (square && a->shape[0] != a->shape[1]))
         return pb_fail(err, PB_ERR_ARGUMENT, "%s needs a %smatrix, got shape %s", what, square ? "square " : "", text);
     if (a->shape[0] > INT_MAX / 8 || a->shape[1] > INT_MAX / 8)
-        return pb_fail(err, PB_ERR_UNSUPPORTED, "%s of a matrix %s: LAPACK's integers are too small for it", what, text);
+        return pb_fail(err, PB_ERR_UNSUPPORTED, "%s of a matrix %s: LAPACK's integers are too small for it", what,
+                       text);
     return PB_OK;
 }
 
@@ -25,8 +26,9 @@ pb_status pb_require_finite(const pb_tensor *a, const char *what, pb_error *err)
     if (!bad)
         return PB_OK;
     char text[256];
-    return pb_fail(err, PB_ERR_NUMERIC, "%s of a tensor %s with %lld NaN or infinite entries, the first at %lld (counted flat)",
-                   what, pb_shape_text(a->ndim, a->shape, text, sizeof text), (long long)bad, (long long)first);
+    return pb_fail(err, PB_ERR_NUMERIC,
+                   "%s of a tensor %s with %lld NaN or infinite entries, the first at %lld (counted flat)", what,
+                   pb_shape_text(a->ndim, a->shape, text, sizeof text), (long long)bad, (long long)first);
 }
 
 pb_status pb_fail_info(const char *what, int info, pb_error *err) {
@@ -61,9 +63,10 @@ pb_status pb_require_symmetric(const pb_tensor *a, const char *what, pb_error *e
     }
     if (worst <= 1e-5 * largest)
         return PB_OK;
-    return pb_fail(err, PB_ERR_ARGUMENT,
-                   "%s needs a symmetric matrix; entries (%lld, %lld) and (%lld, %lld) differ by %g. 0.5 * (a + a^T) would do",
-                   what, (long long)at_row, (long long)at_column, (long long)at_column, (long long)at_row, worst);
+    return pb_fail(
+        err, PB_ERR_ARGUMENT,
+        "%s needs a symmetric matrix; entries (%lld, %lld) and (%lld, %lld) differ by %g. 0.5 * (a + a^T) would do",
+        what, (long long)at_row, (long long)at_column, (long long)at_column, (long long)at_row, worst);
 }
 
 /* ---- SVD ----------------------------------------------------------------------------------------------------- */
@@ -74,7 +77,8 @@ static pb_status run_svd(const pb_tensor *copy, pb_tensor *u, pb_tensor *s, pb_t
     pb_context *ctx = pb_tensor_context(copy);
     int rows = (int)copy->shape[1], columns = (int)copy->shape[0], k = (int)s->shape[0], info = 0, query = -1;
     float best = 0;
-    float *a = pb_tensor_floats(copy), *sv = pb_tensor_floats(s), *first = pb_tensor_floats(vt), *second = pb_tensor_floats(u);
+    float *a = pb_tensor_floats(copy), *sv = pb_tensor_floats(s), *first = pb_tensor_floats(vt),
+          *second = pb_tensor_floats(u);
     int *iwork = pb_alloc(ctx, (size_t)k * 8, sizeof *iwork);
     if (!iwork)
         return pb_fail_memory(err, ctx, (size_t)k * 8 * sizeof *iwork, "the SVD");

@@ -34,11 +34,12 @@ typedef struct product {
 
 static pb_status fail_matmul_shapes(const pb_tensor *a, const pb_tensor *b, pb_error *err) {
     char ta[256], tb[256];
-    return pb_fail(err, PB_ERR_ARGUMENT,
-                   "matmul of %s and %s: the last axis of the first must be as long as the %s of the second, and leading "
-                   "axes equal or 1",
-                   pb_shape_text(a->ndim, a->shape, ta, sizeof ta), pb_shape_text(b->ndim, b->shape, tb, sizeof tb),
-                   b->ndim > 1 ? "last but one" : "only axis");
+    return pb_fail(
+        err, PB_ERR_ARGUMENT,
+        "matmul of %s and %s: the last axis of the first must be as long as the %s of the second, and leading "
+        "axes equal or 1",
+        pb_shape_text(a->ndim, a->shape, ta, sizeof ta), pb_shape_text(b->ndim, b->shape, tb, sizeof tb),
+        b->ndim > 1 ? "last but one" : "only axis");
 }
 
 /* One reference to t as matrices whose two last axes sgemm can read; copied only where the strides forbid it. */

@@ -17,8 +17,8 @@ pb_status pb_npy_write(const pb_tensor *t, const char *path, pb_error *err) {
     pb_shape_text(t->ndim, t->shape, shape, sizeof shape);
     size_t inner = strlen(shape) - 2; /* between the brackets */
     int used = snprintf(header + PREFIX, sizeof header - PREFIX - ALIGNMENT,
-                        "{'descr': '%s', 'fortran_order': False, 'shape': (%.*s%s), }", t->dtype == PB_F32 ? "<f4" : "<i4",
-                        (int)inner, shape + 1, t->ndim == 1 ? "," : "");
+                        "{'descr': '%s', 'fortran_order': False, 'shape': (%.*s%s), }",
+                        t->dtype == PB_F32 ? "<f4" : "<i4", (int)inner, shape + 1, t->ndim == 1 ? "," : "");
     size_t size = PREFIX + (size_t)used;
     while ((size + 1) % ALIGNMENT != 0)
         header[size++] = ' ';
@@ -114,8 +114,8 @@ static pb_status scan_type(scanner *s, npy_header *h) {
             return PB_OK;
         }
     }
-    return pb_fail(s->err, PB_ERR_UNSUPPORTED, "%s: elements of type '%s'; what can be read is <f4, <f8, <i4, <i8", s->path,
-                   descr);
+    return pb_fail(s->err, PB_ERR_UNSUPPORTED, "%s: elements of type '%s'; what can be read is <f4, <f8, <i4, <i8",
+                   s->path, descr);
 }
 
 static pb_status scan_shape(scanner *s, npy_header *h) {
@@ -158,7 +158,8 @@ static pb_status scan_header(scanner *s, npy_header *h) {
                      : strcmp(key, "shape") == 0         ? &h->has_shape
                                                          : NULL;
         if (!seen || *seen)
-            return pb_fail(s->err, PB_ERR_FORMAT, "%s: .npy header: %s key '%s'", s->path, seen ? "duplicate" : "unknown", key);
+            return pb_fail(s->err, PB_ERR_FORMAT, "%s: .npy header: %s key '%s'", s->path,
+                           seen ? "duplicate" : "unknown", key);
         *seen = true;
         if (seen == &h->has_type)
             PB_TRY(scan_type(s, h));
@@ -178,14 +179,16 @@ static pb_status scan_header(scanner *s, npy_header *h) {
     if (*s->at)
         return malformed(s, "text after the dictionary");
     if (!h->has_type || !h->has_order || !h->has_shape)
-        return pb_fail(s->err, PB_ERR_FORMAT, "%s: .npy header: 'descr', 'fortran_order' and 'shape' must all be there", s->path);
+        return pb_fail(s->err, PB_ERR_FORMAT, "%s: .npy header: 'descr', 'fortran_order' and 'shape' must all be there",
+                       s->path);
     return PB_OK;
 }
 
 /* ---- reading ------------------------------------------------------------------------------------------------- */
 
 /* *begin: where the data starts. */
-static pb_status parse(pb_context *ctx, const pb_mapping *map, const char *path, npy_header *h, size_t *begin, pb_error *err) {
+static pb_status parse(pb_context *ctx, const pb_mapping *map, const char *path, npy_header *h, size_t *begin,
+                       pb_error *err) {
     if (map->size < PREFIX + 2 || memcmp(map->data, MAGIC, MAGIC_SIZE) != 0)
         return pb_fail(err, PB_ERR_FORMAT, "%s: not a .npy file", path);
     int version = map->data[6];
@@ -208,7 +211,8 @@ static pb_status parse(pb_context *ctx, const pb_mapping *map, const char *path,
 }
 
 /* Column-major data is the row-major data of the reversed shape: read that, then turn the axes round. */
-static pb_status load(pb_context *ctx, const char *path, const npy_header *h, const void *data, pb_tensor **out, pb_error *err) {
+static pb_status load(pb_context *ctx, const char *path, const npy_header *h, const void *data, pb_tensor **out,
+                      pb_error *err) {
     if (!h->fortran || h->ndim < 2)
         return pb_stored_load(ctx, path, h->type, h->ndim, h->shape, data, out, err);
     int64_t reversed[PB_MAX_DIMS], strides[PB_MAX_DIMS];
@@ -246,8 +250,8 @@ pb_status pb_npy_read(pb_context *ctx, const char *path, pb_tensor **out, pb_err
     if ((size_t)count > (map.size - begin) / size || (size_t)count * size != map.size - begin) {
         char shape[256];
         status = pb_fail(err, PB_ERR_FORMAT, "%s: shape %s of %s needs %lld x %zu bytes, the file has %zu", path,
-                         pb_shape_text(h.ndim, h.shape, shape, sizeof shape), pb_stored_name(h.type), (long long)count, size,
-                         map.size - begin);
+                         pb_shape_text(h.ndim, h.shape, shape, sizeof shape), pb_stored_name(h.type), (long long)count,
+                         size, map.size - begin);
         goto done;
     }
     status = load(ctx, path, &h, map.data + begin, out, err);

@@ -74,15 +74,23 @@ static double lane_logsumexp(const float *x, int64_t n, float *peak) {
 static float lane_reduce(pb_reduction op, const float *x, int64_t n) {
     float peak;
     switch (op) {
-    case PB_SUM: return (float)lane_sum(x, n);
-    case PB_MEAN: return (float)(lane_sum(x, n) / (double)n);
-    case PB_MAXIMUM: return x[lane_extreme(x, n, 1.0f)];
-    case PB_MINIMUM: return x[lane_extreme(x, n, -1.0f)];
-    case PB_VARIANCE: return (float)(lane_squares(x, n, lane_sum(x, n) / (double)n) / (double)n);
-    case PB_NORM: return (float)sqrt(lane_squares(x, n, 0.0));
-    case PB_LOGSUMEXP: return (float)lane_logsumexp(x, n, &peak);
+    case PB_SUM:
+        return (float)lane_sum(x, n);
+    case PB_MEAN:
+        return (float)(lane_sum(x, n) / (double)n);
+    case PB_MAXIMUM:
+        return x[lane_extreme(x, n, 1.0f)];
+    case PB_MINIMUM:
+        return x[lane_extreme(x, n, -1.0f)];
+    case PB_VARIANCE:
+        return (float)(lane_squares(x, n, lane_sum(x, n) / (double)n) / (double)n);
+    case PB_NORM:
+        return (float)sqrt(lane_squares(x, n, 0.0));
+    case PB_LOGSUMEXP:
+        return (float)lane_logsumexp(x, n, &peak);
     case PB_ARGMAX:
-    case PB_ARGMIN: break; /* they give an integer, not through here */
+    case PB_ARGMIN:
+        break; /* they give an integer, not through here */
     }
     return NAN;
 }
@@ -131,9 +139,15 @@ static void do_lane(const lane_job *job, const float *x, char *out) {
         else
             *floats = lane_reduce(job->op, x, job->n);
         break;
-    case SOFTMAX: put_softmax(job, x, floats); break;
-    case LOG_SOFTMAX: put_log_softmax(job, x, floats); break;
-    case CUMSUM: put_cumsum(job, x, floats); break;
+    case SOFTMAX:
+        put_softmax(job, x, floats);
+        break;
+    case LOG_SOFTMAX:
+        put_log_softmax(job, x, floats);
+        break;
+    case CUMSUM:
+        put_cumsum(job, x, floats);
+        break;
     }
 }
 
@@ -178,15 +192,24 @@ static pb_status for_lanes(const lane_job *job, const pb_tensor *t, int axis, ch
 
 static const char *reduction_name(pb_reduction op) {
     switch (op) {
-    case PB_SUM: return "sum";
-    case PB_MEAN: return "mean";
-    case PB_MAXIMUM: return "max";
-    case PB_MINIMUM: return "min";
-    case PB_ARGMAX: return "argmax";
-    case PB_ARGMIN: return "argmin";
-    case PB_VARIANCE: return "var";
-    case PB_NORM: return "norm";
-    case PB_LOGSUMEXP: return "logsumexp";
+    case PB_SUM:
+        return "sum";
+    case PB_MEAN:
+        return "mean";
+    case PB_MAXIMUM:
+        return "max";
+    case PB_MINIMUM:
+        return "min";
+    case PB_ARGMAX:
+        return "argmax";
+    case PB_ARGMIN:
+        return "argmin";
+    case PB_VARIANCE:
+        return "var";
+    case PB_NORM:
+        return "norm";
+    case PB_LOGSUMEXP:
+        return "logsumexp";
     }
     return NULL;
 }
@@ -222,8 +245,8 @@ pb_status pb_tensor_reduce(pb_reduction op, const pb_tensor *t, int axis, bool k
         goto done;
     }
     if (n > INT32_MAX && (op == PB_ARGMAX || op == PB_ARGMIN)) {
-        status = pb_fail(err, PB_ERR_UNSUPPORTED, "%s over %lld elements; int32 indices reach to %d", name, (long long)n,
-                         INT32_MAX);
+        status = pb_fail(err, PB_ERR_UNSUPPORTED, "%s over %lld elements; int32 indices reach to %d", name,
+                         (long long)n, INT32_MAX);
         goto done;
     }
     int64_t shape[PB_MAX_DIMS], lane_strides[PB_MAX_DIMS] = {0};
@@ -257,7 +280,8 @@ done:
 
 /* ---- same shape out ------------------------------------------------------------------------------------------ */
 
-static pb_status map_lanes(lane_job job, const char *name, const pb_tensor *t, int axis, pb_tensor **out, pb_error *err) {
+static pb_status map_lanes(lane_job job, const char *name, const pb_tensor *t, int axis, pb_tensor **out,
+                           pb_error *err) {
     int a = 0;
     PB_TRY(pb_require_float(t, name, err));
     PB_TRY(pb_axis_resolve(t, axis, &a, err));
@@ -308,13 +332,15 @@ int64_t pb_tensor_count_nonfinite(const pb_tensor *t, int64_t *first) {
     return count;
 }
 
-pb_status pb_tensor_max_difference(const pb_tensor *a, const pb_tensor *b, double *absolute, double *relative, pb_error *err) {
+pb_status pb_tensor_max_difference(const pb_tensor *a, const pb_tensor *b, double *absolute, double *relative,
+                                   pb_error *err) {
     PB_TRY(pb_require_float(a, "max_difference", err));
     PB_TRY(pb_require_float(b, "max_difference", err));
     char ta[256], tb[256];
     if (!pb_tensor_same_shape(a, b))
         return pb_fail(err, PB_ERR_ARGUMENT, "tensors of different shape cannot be compared: %s and %s",
-                       pb_shape_text(a->ndim, a->shape, ta, sizeof ta), pb_shape_text(b->ndim, b->shape, tb, sizeof tb));
+                       pb_shape_text(a->ndim, a->shape, ta, sizeof ta),
+                       pb_shape_text(b->ndim, b->shape, tb, sizeof tb));
     double worst = 0, largest = 0;
     const int64_t *strides[] = {a->strides, b->strides};
     pb_walk w;

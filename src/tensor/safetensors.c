@@ -20,9 +20,9 @@ struct pb_safetensors {
     atomic_size_t refs;
     pb_context *ctx;
     pb_mapping map;
-    char *text;         /* arena of NUL-terminated strings */
-    pb_entry *entries;  /* [count], in file order */
-    size_t *by_name;    /* [count], indices into entries, sorted by name */
+    char *text;        /* arena of NUL-terminated strings */
+    pb_entry *entries; /* [count], in file order */
+    size_t *by_name;   /* [count], indices into entries, sorted by name */
     size_t count;
     metadata_pair *metadata; /* [n_metadata] */
     size_t n_metadata;
@@ -66,8 +66,8 @@ static pb_status read_shape(reader *r, const char *name, const json_t *shape, pb
         return fail_entry(r, name, "\"shape\" must be an array of lengths");
     size_t ndim = json_array_size(shape);
     if (ndim > PB_MAX_DIMS)
-        return pb_fail(r->err, PB_ERR_UNSUPPORTED, "%s: tensor '%s' has %zu axes; at most %d are possible", r->path, name,
-                       ndim, PB_MAX_DIMS);
+        return pb_fail(r->err, PB_ERR_UNSUPPORTED, "%s: tensor '%s' has %zu axes; at most %d are possible", r->path,
+                       name, ndim, PB_MAX_DIMS);
     entry->ndim = (int)ndim;
     uint64_t product = 1;
     bool empty = false;
@@ -97,10 +97,11 @@ static pb_status read_offsets(reader *r, const char *name, const json_t *offsets
     if (*begin > *end)
         return fail_entry(r, name, "\"data_offsets\" end before they begin");
     if (*end > r->data_size)
-        return pb_fail(r->err, PB_ERR_FORMAT,
-                       "%s: tensor '%s' ends at byte %llu of the data, but the file has only %zu there: it is truncated or its "
-                       "header is wrong",
-                       r->path, name, (unsigned long long)*end, r->data_size);
+        return pb_fail(
+            r->err, PB_ERR_FORMAT,
+            "%s: tensor '%s' ends at byte %llu of the data, but the file has only %zu there: it is truncated or its "
+            "header is wrong",
+            r->path, name, (unsigned long long)*end, r->data_size);
     return PB_OK;
 }
 
@@ -124,9 +125,9 @@ static pb_status read_entry(reader *r, const char *name, const json_t *value, pb
     char shape[256];
     if (size && (elements > (uint64_t)PTRDIFF_MAX / size || elements * size != end - begin))
         return pb_fail(r->err, PB_ERR_FORMAT,
-                       "%s: tensor '%s': %s %s needs %llu x %zu bytes, but its data_offsets span %llu", r->path, name, dtype,
-                       pb_shape_text(entry->ndim, entry->shape, shape, sizeof shape), (unsigned long long)elements, size,
-                       (unsigned long long)(end - begin));
+                       "%s: tensor '%s': %s %s needs %llu x %zu bytes, but its data_offsets span %llu", r->path, name,
+                       dtype, pb_shape_text(entry->ndim, entry->shape, shape, sizeof shape),
+                       (unsigned long long)elements, size, (unsigned long long)(end - begin));
     entry->name = keep_text(r, name);
     entry->dtype = keep_text(r, dtype);
     entry->data = r->data + begin;
@@ -213,7 +214,8 @@ static pb_status make_tables(reader *r, size_t header_size, size_t members, size
     file->by_name = pb_alloc_zero(file->ctx, members, sizeof *file->by_name);
     file->metadata = pb_alloc_zero(file->ctx, metadata_members, sizeof *file->metadata);
     if (!file->text || !file->entries || !file->by_name || !file->metadata)
-        return pb_fail_memory(r->err, file->ctx, header_size + members * sizeof *file->entries, "a file's list of tensors");
+        return pb_fail_memory(r->err, file->ctx, header_size + members * sizeof *file->entries,
+                              "a file's list of tensors");
     r->text_end = file->text;
     return PB_OK;
 }
@@ -250,15 +252,18 @@ static pb_status read_header(pb_safetensors *file, const char *path, pb_error *e
                        "safetensors file, or it is damaged",
                        path, (unsigned long long)length, MAX_HEADER);
     if (length > map->size - LENGTH_FIELD)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: truncated: a header of %llu bytes was announced, %zu bytes follow", path,
-                       (unsigned long long)length, map->size - LENGTH_FIELD);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: truncated: a header of %llu bytes was announced, %zu bytes follow",
+                       path, (unsigned long long)length, map->size - LENGTH_FIELD);
     size_t header_size = (size_t)length;
     json_t *header = NULL;
     pb_status status = pb_json_parse((const char *)map->data + LENGTH_FIELD, header_size, path, &header, err);
     if (status != PB_OK)
         return pb_error_prefix(err, status, "safetensors header of ");
-    reader r = {.file = file, .path = path, .data = map->data + LENGTH_FIELD + header_size,
-                .data_size = map->size - LENGTH_FIELD - header_size, .err = err};
+    reader r = {.file = file,
+                .path = path,
+                .data = map->data + LENGTH_FIELD + header_size,
+                .data_size = map->size - LENGTH_FIELD - header_size,
+                .err = err};
     if (json_is_object(header))
         status = read_members(&r, header, header_size);
     else

@@ -29,7 +29,10 @@ static bool is_utf8(const char *text) {
         unsigned lead = *c++;
         if (lead < 0x80)
             continue;
-        int more = lead >= 0xC2 && lead <= 0xDF ? 1 : lead >= 0xE0 && lead <= 0xEF ? 2 : lead >= 0xF0 && lead <= 0xF4 ? 3 : 0;
+        int more = lead >= 0xC2 && lead <= 0xDF   ? 1
+                   : lead >= 0xE0 && lead <= 0xEF ? 2
+                   : lead >= 0xF0 && lead <= 0xF4 ? 3
+                                                  : 0;
         if (!more)
             return false;
         unsigned low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
@@ -49,7 +52,8 @@ static pb_status check_names(const char *path, const pb_named_tensor *tensors, s
         if (!is_utf8(tensors[i].name))
             return pb_fail(err, PB_ERR_ARGUMENT, "%s: the name of tensor %zu is not valid UTF-8", path, i);
         if (strcmp(tensors[i].name, "__metadata__") == 0)
-            return pb_fail(err, PB_ERR_ARGUMENT, "%s: a tensor cannot be named __metadata__ in a safetensors file", path);
+            return pb_fail(err, PB_ERR_ARGUMENT, "%s: a tensor cannot be named __metadata__ in a safetensors file",
+                           path);
         for (size_t k = 0; k < i; k++) {
             if (strcmp(tensors[i].name, tensors[k].name) == 0)
                 return pb_fail(err, PB_ERR_ARGUMENT, "%s: two tensors are named '%s'", path, tensors[i].name);
@@ -91,8 +95,8 @@ static void add_header(pb_strbuf *b, const pb_named_tensor *tensors, size_t n, c
         add_quoted(b, tensors[i].name);
         pb_strbuf_printf(b, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%llu,%llu]}",
                          pb_tensor_dtype(t) == PB_F32 ? "F32" : "I32",
-                         pb_shape_text(pb_tensor_ndim(t), pb_tensor_shape(t), shape, sizeof shape), (unsigned long long)at,
-                         (unsigned long long)end);
+                         pb_shape_text(pb_tensor_ndim(t), pb_tensor_shape(t), shape, sizeof shape),
+                         (unsigned long long)at, (unsigned long long)end);
         at = end;
     }
     pb_strbuf_add_char(b, '}');

@@ -8,7 +8,8 @@
 /* ---- right-hand sides ---------------------------------------------------------------------------------------- */
 
 /* b [rows] or [rows, m]: *columns is m (1 for a vector). */
-static pb_status check_right_side(const pb_tensor *a, const pb_tensor *b, const char *what, int *columns, pb_error *err) {
+static pb_status check_right_side(const pb_tensor *a, const pb_tensor *b, const char *what, int *columns,
+                                  pb_error *err) {
     PB_TRY(pb_require_float(b, what, err));
     char ta[256], tb[256];
     if (b->ndim < 1 || b->ndim > 2 || b->shape[0] != a->shape[0] || (b->ndim == 2 && b->shape[1] > INT_MAX / 8))
@@ -63,14 +64,16 @@ static pb_status run_solve(pb_context *ctx, int n, int columns, double *a, doubl
         int info = 0;
         dgesv_(&n, &columns, a, &n, integers, x, &n, &info);
         if (info > 0) {
-            status = pb_fail(err, PB_ERR_NUMERIC, "solve: the matrix %d x %d is singular (pivot %d is zero)", n, n, info - 1);
+            status = pb_fail(err, PB_ERR_NUMERIC, "solve: the matrix %d x %d is singular (pivot %d is zero)", n, n,
+                             info - 1);
         } else {
             dgecon_("1", &n, a, &n, &norm, &reciprocal, work, integers + n, &info, 1);
             if (!(reciprocal >= DBL_EPSILON))
-                status = pb_fail(err, PB_ERR_NUMERIC,
-                                 "solve: the matrix %d x %d is singular to working precision (reciprocal condition %.2g); "
-                                 "lstsq() gives the smallest of the best solutions",
-                                 n, n, reciprocal);
+                status =
+                    pb_fail(err, PB_ERR_NUMERIC,
+                            "solve: the matrix %d x %d is singular to working precision (reciprocal condition %.2g); "
+                            "lstsq() gives the smallest of the best solutions",
+                            n, n, reciprocal);
         }
     }
     pb_free(integers);
@@ -126,9 +129,10 @@ pb_status pb_tensor_cholesky(const pb_tensor *a, pb_tensor **out, pb_error *err)
     if (n > 0)
         dpotrf_("U", &n, matrix, &n, &info, 1);
     if (info > 0) {
-        status = pb_fail(err, PB_ERR_NUMERIC,
-                         "cholesky: the matrix %d x %d is not positive definite (the leading minor up to index %d is not)", n, n,
-                         info - 1);
+        status =
+            pb_fail(err, PB_ERR_NUMERIC,
+                    "cholesky: the matrix %d x %d is not positive definite (the leading minor up to index %d is not)",
+                    n, n, info - 1);
         goto done;
     }
     for (size_t r = 0; r < size; r++) {

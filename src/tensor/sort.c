@@ -66,10 +66,11 @@ static pb_status check_topk(const pb_tensor *t, int64_t k, pb_error *err) {
         return pb_fail(err, PB_ERR_ARGUMENT, "topk of a scalar; it needs an axis");
     int64_t n = t->shape[t->ndim - 1];
     if (k < 0 || k > n)
-        return pb_fail(err, PB_ERR_ARGUMENT, "the %lld largest of %lld entries (shape %s); k is 0 to %lld", (long long)k,
-                       (long long)n, text, (long long)n);
+        return pb_fail(err, PB_ERR_ARGUMENT, "the %lld largest of %lld entries (shape %s); k is 0 to %lld",
+                       (long long)k, (long long)n, text, (long long)n);
     if (n > INT32_MAX)
-        return pb_fail(err, PB_ERR_UNSUPPORTED, "topk over %lld entries; int32 indices reach to %d", (long long)n, INT32_MAX);
+        return pb_fail(err, PB_ERR_UNSUPPORTED, "topk over %lld entries; int32 indices reach to %d", (long long)n,
+                       INT32_MAX);
     return PB_OK;
 }
 
@@ -130,7 +131,8 @@ static void merge(const float *keys, bool descending, const int32_t *from, int64
                   int32_t *to) {
     int64_t left = begin, right = middle;
     for (int64_t i = begin; i < end; i++) {
-        bool take_right = left == middle || (right < end && out_of_order(keys[from[left]], keys[from[right]], descending));
+        bool take_right =
+            left == middle || (right < end && out_of_order(keys[from[left]], keys[from[right]], descending));
         to[i] = take_right ? from[right++] : from[left++];
     }
 }

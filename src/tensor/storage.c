@@ -23,8 +23,8 @@ pb_status pb_storage_create(pb_context *ctx, size_t bytes, bool zero, pb_storage
     return PB_OK;
 }
 
-pb_status pb_storage_borrow(pb_context *ctx, const void *data, size_t bytes, bool read_only, void (*release)(void *owner),
-                            void *owner, pb_storage **out, pb_error *err) {
+pb_status pb_storage_borrow(pb_context *ctx, const void *data, size_t bytes, bool read_only,
+                            void (*release)(void *owner), void *owner, pb_storage **out, pb_error *err) {
     pb_storage *s = pb_alloc(ctx, 1, sizeof *s);
     if (!s)
         return pb_fail_memory(err, ctx, sizeof *s, "a tensor");

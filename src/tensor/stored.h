@@ -7,7 +7,7 @@
 bool pb_stored_is_float(pb_stored type); /* what pb_widen takes */
 
 /* Row-major data of a known type (any alignment) as a new tensor; name is for messages. */
-pb_status pb_stored_load(pb_context *ctx, const char *name, pb_stored type, int ndim, const int64_t *shape, const void *data,
-                         pb_tensor **out, pb_error *err);
+pb_status pb_stored_load(pb_context *ctx, const char *name, pb_stored type, int ndim, const int64_t *shape,
+                         const void *data, pb_tensor **out, pb_error *err);
 
 #endif

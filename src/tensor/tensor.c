@@ -68,8 +68,8 @@ pb_status pb_axis_resolve(const pb_tensor *t, int axis, int *out, pb_error *err)
     pb_shape_text(t->ndim, t->shape, text, sizeof text);
     if (t->ndim == 0)
         return pb_fail(err, PB_ERR_ARGUMENT, "axis %d of a scalar; it has no axes", axis);
-    return pb_fail(err, PB_ERR_ARGUMENT, "axis %d is out of range for a tensor %s; axes are %d to %d", axis, text, -t->ndim,
-                   t->ndim - 1);
+    return pb_fail(err, PB_ERR_ARGUMENT, "axis %d is out of range for a tensor %s; axes are %d to %d", axis, text,
+                   -t->ndim, t->ndim - 1);
 }
 
 /* ---- making -------------------------------------------------------------------------------------------------- */
@@ -107,11 +107,13 @@ static pb_status create(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t
     return status;
 }
 
-pb_status pb_tensor_create(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t *shape, pb_tensor **out, pb_error *err) {
+pb_status pb_tensor_create(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t *shape, pb_tensor **out,
+                           pb_error *err) {
     return create(ctx, dtype, ndim, shape, false, out, err);
 }
 
-pb_status pb_tensor_zeros(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t *shape, pb_tensor **out, pb_error *err) {
+pb_status pb_tensor_zeros(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t *shape, pb_tensor **out,
+                          pb_error *err) {
     return create(ctx, dtype, ndim, shape, true, out, err);
 }
 
@@ -155,15 +157,15 @@ pb_status pb_tensor_range(pb_context *ctx, double start, double step, int64_t n,
     return PB_OK;
 }
 
-pb_status pb_tensor_normal(pb_context *ctx, int ndim, const int64_t *shape, uint64_t seed, uint64_t draw, pb_tensor **out,
-                           pb_error *err) {
+pb_status pb_tensor_normal(pb_context *ctx, int ndim, const int64_t *shape, uint64_t seed, uint64_t draw,
+                           pb_tensor **out, pb_error *err) {
     PB_TRY(create(ctx, PB_F32, ndim, shape, false, out, err));
     pb_rng_normal(seed, draw, 0, (size_t)(*out)->count, pb_tensor_floats(*out));
     return PB_OK;
 }
 
-pb_status pb_tensor_uniform(pb_context *ctx, int ndim, const int64_t *shape, uint64_t seed, uint64_t draw, pb_tensor **out,
-                            pb_error *err) {
+pb_status pb_tensor_uniform(pb_context *ctx, int ndim, const int64_t *shape, uint64_t seed, uint64_t draw,
+                            pb_tensor **out, pb_error *err) {
     PB_TRY(create(ctx, PB_F32, ndim, shape, false, out, err));
     pb_rng_uniform(seed, draw, 0, (size_t)(*out)->count, pb_tensor_floats(*out));
     return PB_OK;
@@ -225,8 +227,8 @@ static pb_status locate(const pb_tensor *t, int n, const int64_t *index, char **
     for (int i = 0; i < n; i++) {
         if (index[i] < -t->shape[i] || index[i] >= t->shape[i])
             return pb_fail(err, PB_ERR_ARGUMENT,
-                           "index %lld is out of range for axis %d of a tensor %s; indices start at 0", (long long)index[i],
-                           i, pb_shape_text(t->ndim, t->shape, shape, sizeof shape));
+                           "index %lld is out of range for axis %d of a tensor %s; indices start at 0",
+                           (long long)index[i], i, pb_shape_text(t->ndim, t->shape, shape, sizeof shape));
         offset += (index[i] < 0 ? index[i] + t->shape[i] : index[i]) * t->strides[i];
     }
     *out = t->data + offset * PB_ELEMENT;
@@ -263,7 +265,8 @@ pb_status pb_tensor_set(pb_tensor *t, int n, const int64_t *index, double value,
 pb_status pb_tensor_item(const pb_tensor *t, double *out, pb_error *err) {
     char shape[256];
     if (t->count != 1)
-        return pb_fail(err, PB_ERR_ARGUMENT, "item() is the value of a tensor with one element; this one is %s with %lld",
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "item() is the value of a tensor with one element; this one is %s with %lld",
                        pb_shape_text(t->ndim, t->shape, shape, sizeof shape), (long long)t->count);
     *out = element(t, t->data);
     return PB_OK;

@@ -19,8 +19,9 @@ pb_status pb_tensor_select(const pb_tensor *t, int axis, int64_t index, pb_tenso
     PB_TRY(pb_axis_resolve(t, axis, &a, err));
     char text[256];
     if (index < -t->shape[a] || index >= t->shape[a])
-        return pb_fail(err, PB_ERR_ARGUMENT, "index %lld is out of range for axis %d of a tensor %s; indices start at 0",
-                       (long long)index, a, pb_shape_text(t->ndim, t->shape, text, sizeof text));
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "index %lld is out of range for axis %d of a tensor %s; indices start at 0", (long long)index, a,
+                       pb_shape_text(t->ndim, t->shape, text, sizeof text));
     int64_t i = index < 0 ? index + t->shape[a] : index;
     int64_t shape[PB_MAX_DIMS], strides[PB_MAX_DIMS];
     int n = 0;
@@ -33,7 +34,8 @@ pb_status pb_tensor_select(const pb_tensor *t, int axis, int64_t index, pb_tenso
     return pb_tensor_view(t, n, shape, strides, t->data + i * t->strides[a] * PB_ELEMENT, out, err);
 }
 
-pb_status pb_tensor_narrow(const pb_tensor *t, int axis, int64_t start, int64_t length, pb_tensor **out, pb_error *err) {
+pb_status pb_tensor_narrow(const pb_tensor *t, int axis, int64_t start, int64_t length, pb_tensor **out,
+                           pb_error *err) {
     int a;
     PB_TRY(pb_axis_resolve(t, axis, &a, err));
     int64_t n = t->shape[a];
@@ -168,7 +170,8 @@ pb_status pb_tensor_expand(const pb_tensor *t, int ndim, const int64_t *shape, p
             fits = t->shape[old] == 1;
     }
     if (!fits)
-        return pb_fail(err, PB_ERR_ARGUMENT, "a tensor %s cannot be expanded to %s; only axes of length 1 can be repeated",
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "a tensor %s cannot be expanded to %s; only axes of length 1 can be repeated",
                        pb_shape_text(t->ndim, t->shape, from, sizeof from), pb_shape_text(ndim, shape, to, sizeof to));
     return pb_tensor_view(t, ndim, shape, strides, t->data, out, err);
 }
@@ -195,7 +198,7 @@ pb_status pb_tensor_squeeze(const pb_tensor *t, int axis, pb_tensor **out, pb_er
     char text[256];
     PB_TRY(pb_axis_resolve(t, axis, &a, err));
     if (t->shape[a] != 1)
-        return pb_fail(err, PB_ERR_ARGUMENT, "axis %d of a tensor %s has length %lld; only an axis of length 1 can go", a,
-                       pb_shape_text(t->ndim, t->shape, text, sizeof text), (long long)t->shape[a]);
+        return pb_fail(err, PB_ERR_ARGUMENT, "axis %d of a tensor %s has length %lld; only an axis of length 1 can go",
+                       a, pb_shape_text(t->ndim, t->shape, text, sizeof text), (long long)t->shape[a]);
     return pb_tensor_select(t, a, 0, out, err);
 }

@@ -67,10 +67,12 @@ static bool overlaps_itself(const pb_tensor *t) {
 
 pb_status pb_require_writable(const pb_tensor *t, const char *what, pb_error *err) {
     if (t->storage->read_only)
-        return pb_fail(err, PB_ERR_ARGUMENT, "%s would write into a tensor that is mapped from a file; clone() it first", what);
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "%s would write into a tensor that is mapped from a file; clone() it first", what);
     if (overlaps_itself(t))
         return pb_fail(err, PB_ERR_ARGUMENT,
-                       "%s would write into an expanded tensor, where many entries are one number; clone() it first", what);
+                       "%s would write into an expanded tensor, where many entries are one number; clone() it first",
+                       what);
     return PB_OK;
 }
 
@@ -109,9 +111,10 @@ pb_status pb_broadcast_shapes(const pb_tensor *a, const pb_tensor *b, pb_broadca
         aligned_axis(b, out->ndim, axis, &lb, &out->b_strides[axis]);
         if (la != lb && la != 1 && lb != 1) {
             char ta[256], tb[256];
-            return pb_fail(err, PB_ERR_ARGUMENT,
-                           "shapes %s and %s do not fit together: counted from the last axis, lengths must be equal or 1",
-                           pb_shape_text(a->ndim, a->shape, ta, sizeof ta), pb_shape_text(b->ndim, b->shape, tb, sizeof tb));
+            return pb_fail(
+                err, PB_ERR_ARGUMENT,
+                "shapes %s and %s do not fit together: counted from the last axis, lengths must be equal or 1",
+                pb_shape_text(a->ndim, a->shape, ta, sizeof ta), pb_shape_text(b->ndim, b->shape, tb, sizeof tb));
         }
         out->shape[axis] = la == 1 ? lb : la;
     }
@@ -126,8 +129,9 @@ pb_status pb_broadcast_onto(const pb_tensor *t, const pb_tensor *b, pb_broadcast
         same = out->shape[axis] == t->shape[axis];
     char tt[256], tb[256];
     if (!same)
-        return pb_fail(err, PB_ERR_ARGUMENT, "a tensor %s cannot be written into one of shape %s, which keeps its shape",
-                       pb_shape_text(b->ndim, b->shape, tb, sizeof tb), pb_shape_text(t->ndim, t->shape, tt, sizeof tt));
+        return pb_fail(
+            err, PB_ERR_ARGUMENT, "a tensor %s cannot be written into one of shape %s, which keeps its shape",
+            pb_shape_text(b->ndim, b->shape, tb, sizeof tb), pb_shape_text(t->ndim, t->shape, tt, sizeof tt));
     return PB_OK;
 }
 
@@ -191,6 +195,7 @@ pb_status pb_require_no_overlap(const pb_tensor *t, const pb_tensor *b, const in
     pb_free(marks);
     if (shared)
         return pb_fail(err, PB_ERR_ARGUMENT,
-                       "%s reads entries of the tensor that it changes, in another order; clone() the one that is read", what);
+                       "%s reads entries of the tensor that it changes, in another order; clone() the one that is read",
+                       what);
     return PB_OK;
 }

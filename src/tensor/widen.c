@@ -7,33 +7,49 @@
 size_t pb_stored_size(pb_stored type) {
     switch (type) {
     case PB_STORED_F64:
-    case PB_STORED_I64: return 8;
+    case PB_STORED_I64:
+        return 8;
     case PB_STORED_F32:
-    case PB_STORED_I32: return 4;
+    case PB_STORED_I32:
+        return 4;
     case PB_STORED_F16:
     case PB_STORED_BF16:
-    case PB_STORED_I16: return 2;
+    case PB_STORED_I16:
+        return 2;
     case PB_STORED_I8:
     case PB_STORED_U8:
-    case PB_STORED_BOOL: return 1;
-    case PB_STORED_OTHER: return 0;
+    case PB_STORED_BOOL:
+        return 1;
+    case PB_STORED_OTHER:
+        return 0;
     }
     return 0;
 }
 
 const char *pb_stored_name(pb_stored type) {
     switch (type) {
-    case PB_STORED_F32: return "F32";
-    case PB_STORED_F16: return "F16";
-    case PB_STORED_BF16: return "BF16";
-    case PB_STORED_F64: return "F64";
-    case PB_STORED_I64: return "I64";
-    case PB_STORED_I32: return "I32";
-    case PB_STORED_I16: return "I16";
-    case PB_STORED_I8: return "I8";
-    case PB_STORED_U8: return "U8";
-    case PB_STORED_BOOL: return "BOOL";
-    case PB_STORED_OTHER: return "other";
+    case PB_STORED_F32:
+        return "F32";
+    case PB_STORED_F16:
+        return "F16";
+    case PB_STORED_BF16:
+        return "BF16";
+    case PB_STORED_F64:
+        return "F64";
+    case PB_STORED_I64:
+        return "I64";
+    case PB_STORED_I32:
+        return "I32";
+    case PB_STORED_I16:
+        return "I16";
+    case PB_STORED_I8:
+        return "I8";
+    case PB_STORED_U8:
+        return "U8";
+    case PB_STORED_BOOL:
+        return "BOOL";
+    case PB_STORED_OTHER:
+        return "other";
     }
     return "other";
 }
@@ -91,10 +107,19 @@ void pb_widen(pb_stored type, const void *data, size_t first, size_t count, floa
     if (count == 0)
         return;
     switch (type) {
-    case PB_STORED_F32: memcpy(out, in, count * sizeof *out); break;
-    case PB_STORED_F16: widen_half(in, count, out); break;
-    case PB_STORED_BF16: widen_bfloat(in, count, out); break;
-    case PB_STORED_F64: widen_double(in, count, out); break;
-    default: break;
+    case PB_STORED_F32:
+        memcpy(out, in, count * sizeof *out);
+        break;
+    case PB_STORED_F16:
+        widen_half(in, count, out);
+        break;
+    case PB_STORED_BF16:
+        widen_bfloat(in, count, out);
+        break;
+    case PB_STORED_F64:
+        widen_double(in, count, out);
+        break;
+    default:
+        break;
     }
 }

@@ -349,8 +349,8 @@ static int drop_folder_too(void **state) {
 }
 
 #define WITH_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder_too, drop_folder_too)
-#define CTX(state) (*(pb_context **)*(state))
-#define FOLDER(state) (((char **)*(state))[1])
+#define CTX(state)        (*(pb_context **)*(state))
+#define FOLDER(state)     (((char **)*(state))[1])
 
 static void assert_contents(pb_context *ctx, const char *path, const char *wanted) {
     pb_error err = {0};
@@ -519,8 +519,8 @@ static void file_write__follows_links_and_keeps_permissions(void **state) {
 }
 
 static void path__join_name_folder(void **state) {
-    static const char *const joins[][3] = {{"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"", "b", "./b"}, {"/", "b", "/b"},
-                                           {"a", "/b", "/b"}};
+    static const char *const joins[][3] = {
+        {"a", "b", "a/b"}, {"a/", "b", "a/b"}, {"", "b", "./b"}, {"/", "b", "/b"}, {"a", "/b", "/b"}};
     for (size_t i = 0; i < sizeof joins / sizeof joins[0]; i++) {
         char *path = pb_path_join(*state, joins[i][0], joins[i][1]);
         assert_string_equal(path, joins[i][2]);
@@ -601,7 +601,8 @@ static void json_load__caps_the_size(void **state) {
 static void json_get__right_kinds(void **state) {
     (void)state;
     pb_error err = {0};
-    json_t *object = parsed("{\"i\": 12, \"whole\": 64.0, \"r\": 0.5, \"t\": true, \"s\": \"x\", \"n\": null, \"a\": [1], \"o\": {}}");
+    json_t *object = parsed(
+        "{\"i\": 12, \"whole\": 64.0, \"r\": 0.5, \"t\": true, \"s\": \"x\", \"n\": null, \"a\": [1], \"o\": {}}");
     int64_t i = 0;
     double r = 0;
     bool b = false;
@@ -642,7 +643,8 @@ static void json_get__right_kinds(void **state) {
 static void json_get__errors_say_expected_and_got(void **state) {
     (void)state;
     pb_error err = {0};
-    json_t *object = parsed("{\"n_head\": \"x\", \"big\": 7e9, \"half\": 0.5, \"zero\": 0, \"list\": [1,2], \"nul\": \"a\\u0000b\"}");
+    json_t *object = parsed(
+        "{\"n_head\": \"x\", \"big\": 7e9, \"half\": 0.5, \"zero\": 0, \"list\": [1,2], \"nul\": \"a\\u0000b\"}");
     int64_t i = -5;
     double r = 0;
     const char *s = NULL;

@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define SHAPE(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}
+#define SHAPE(...)                                                                                                     \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
 #define F(...) ((const float[]){__VA_ARGS__})
 
 static int make_context(void **state) {
@@ -66,7 +67,8 @@ static double at(const pb_tensor *t, int64_t r, int64_t c) {
 /* ---- matmul -------------------------------------------------------------------------------------------------- */
 
 static void matmul__by_hand(void **state) {
-    pb_tensor *a = floats(*state, SHAPE(2, 3), F(1, 2, 3, 4, 5, 6)), *b = floats(*state, SHAPE(3, 2), F(7, 8, 9, 10, 11, 12));
+    pb_tensor *a = floats(*state, SHAPE(2, 3), F(1, 2, 3, 4, 5, 6)),
+              *b = floats(*state, SHAPE(3, 2), F(7, 8, 9, 10, 11, 12));
     pb_tensor *v = floats(*state, SHAPE(3), F(1, 0, -1)), *out = times(a, b, false);
     pb_tensor *wanted = floats(*state, SHAPE(2, 2), F(58, 64, 139, 154));
     assert_tensor_equal(out, wanted);
@@ -94,7 +96,8 @@ static void matmul__by_hand(void **state) {
 static void matmul__wrong_shapes_say_both(void **state) {
     pb_error err = {0};
     pb_tensor *a = normal(*state, SHAPE(2, 3), 1), *b = normal(*state, SHAPE(2, 2), 2), *s = normal(*state, 0, NULL, 3);
-    pb_tensor *three = normal(*state, SHAPE(3, 3, 2), 4), *four = normal(*state, SHAPE(4, 2, 3), 5), *out = NULL, *ints = NULL;
+    pb_tensor *three = normal(*state, SHAPE(3, 3, 2), 4), *four = normal(*state, SHAPE(4, 2, 3), 5), *out = NULL,
+              *ints = NULL;
     assert_error(pb_tensor_matmul(a, b, &out, &err), PB_ERR_ARGUMENT, "matmul of [2, 3] and [2, 2]");
     assert_error(pb_tensor_matmul(a, s, &out, &err), PB_ERR_ARGUMENT, "scalar");
     assert_error(pb_tensor_matmul(four, three, &out, &err), PB_ERR_ARGUMENT, "matmul of [4, 2, 3] and [3, 3, 2]");
@@ -142,9 +145,9 @@ static void assert_product(const pb_tensor *a, const pb_tensor *b) {
 static void matmul__strided_operands_match_the_plain_loop(void **state) {
     pb_error err = {0};
     pb_tensor *base = normal(*state, SHAPE(9, 10, 8), 5), *views[6];
-    assert_ok(pb_tensor_select(base, 2, 3, &views[0], &err)); /* [9, 10], no stride of 1 */
-    assert_ok(pb_tensor_select(base, 0, 3, &views[1], &err)); /* [10, 8] */
-    views[2] = turned(views[1]);                              /* [8, 10] */
+    assert_ok(pb_tensor_select(base, 2, 3, &views[0], &err));        /* [9, 10], no stride of 1 */
+    assert_ok(pb_tensor_select(base, 0, 3, &views[1], &err));        /* [10, 8] */
+    views[2] = turned(views[1]);                                     /* [8, 10] */
     assert_ok(pb_tensor_narrow(views[2], 0, 1, 1, &views[3], &err)); /* [1, 10] */
     views[4] = turned(views[3]);                                     /* [10, 1] */
     pb_tensor *row = NULL;
@@ -168,12 +171,15 @@ static void matmul__leading_axes_broadcast(void **state) {
         int a_ndim, b_ndim, out_ndim;
         int64_t a[4], b[4], out[4];
     } cases[] = {
-        {3, 2, 3, {4, 2, 3}, {3, 5}, {4, 2, 5}},          {2, 3, 3, {2, 3}, {4, 3, 5}, {4, 2, 5}},
-        {3, 3, 3, {4, 2, 3}, {4, 3, 5}, {4, 2, 5}},       {4, 3, 4, {2, 1, 2, 3}, {4, 3, 5}, {2, 4, 2, 5}},
+        {3, 2, 3, {4, 2, 3}, {3, 5}, {4, 2, 5}},
+        {2, 3, 3, {2, 3}, {4, 3, 5}, {4, 2, 5}},
+        {3, 3, 3, {4, 2, 3}, {4, 3, 5}, {4, 2, 5}},
+        {4, 3, 4, {2, 1, 2, 3}, {4, 3, 5}, {2, 4, 2, 5}},
         {4, 4, 4, {2, 1, 2, 3}, {1, 4, 3, 5}, {2, 4, 2, 5}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
-        pb_tensor *a = normal(*state, cases[i].a_ndim, cases[i].a, 1), *b = normal(*state, cases[i].b_ndim, cases[i].b, 2);
+        pb_tensor *a = normal(*state, cases[i].a_ndim, cases[i].a, 1),
+                  *b = normal(*state, cases[i].b_ndim, cases[i].b, 2);
         pb_tensor *out = times(a, b, false), *wide_a = NULL, *wide_b = NULL;
         assert_int_equal(pb_tensor_ndim(out), cases[i].out_ndim);
         assert_memory_equal(pb_tensor_shape(out), cases[i].out, (size_t)cases[i].out_ndim * sizeof(int64_t));
@@ -272,7 +278,8 @@ static void svd__known_values_and_rank(void **state) {
     pb_tensor *made[] = {a, u, s, vt};
     for (int i = 0; i < 4; i++)
         pb_tensor_unref(made[i]);
-    pb_tensor *left = normal(*state, SHAPE(20, 3), 1), *right = normal(*state, SHAPE(3, 15), 2), *low = times(left, right, true);
+    pb_tensor *left = normal(*state, SHAPE(20, 3), 1), *right = normal(*state, SHAPE(3, 15), 2),
+              *low = times(left, right, true);
     assert_ok(pb_tensor_svd(low, &u, &s, &vt, &err));
     for (int i = 3; i < 15; i++)
         assert_true(pb_tensor_floats(s)[i] < 1e-5f * pb_tensor_floats(s)[0]);
@@ -407,11 +414,13 @@ static void solve__vector_and_matrix(void **state) {
 
 static void solve__singular_is_numeric(void **state) {
     pb_error err = {0};
-    pb_tensor *zero_pivot = floats(*state, SHAPE(2, 2), F(1, 2, 2, 4)), *b2 = floats(*state, SHAPE(2), F(1, 1)), *x = NULL;
+    pb_tensor *zero_pivot = floats(*state, SHAPE(2, 2), F(1, 2, 2, 4)), *b2 = floats(*state, SHAPE(2), F(1, 1)),
+              *x = NULL;
     assert_error(pb_tensor_solve(zero_pivot, b2, &x, &err), PB_ERR_NUMERIC, "singular (pivot 1 is zero)");
     /* rank 2, but rounding leaves a last pivot of 1e-16 */
     pb_tensor *rank2 = floats(*state, SHAPE(3, 3), F(0.1f, 0.2f, 0.3f, 0.4f, 0.5f, 0.6f, 0.7f, 0.8f, 0.9f));
-    pb_tensor *exact = floats(*state, SHAPE(3, 3), F(1, 2, 3, 4, 5, 6, 7, 8, 9)), *b3 = floats(*state, SHAPE(3), F(1, 1, 2));
+    pb_tensor *exact = floats(*state, SHAPE(3, 3), F(1, 2, 3, 4, 5, 6, 7, 8, 9)),
+              *b3 = floats(*state, SHAPE(3), F(1, 1, 2));
     assert_error(pb_tensor_solve(exact, b3, &x, &err), PB_ERR_NUMERIC, "singular");
     assert_null(x);
     /* as float32 numbers this one has full rank: an answer is right */
@@ -449,7 +458,8 @@ static void cholesky__factor_and_refusal(void **state) {
 static void lstsq__overdetermined_underdetermined_deficient(void **state) {
     pb_error err = {0};
     /* the line through (0, 1), (1, 3), (2, 4): slope 1.5, intercept 7/6 */
-    pb_tensor *a = floats(*state, SHAPE(3, 2), F(0, 1, 1, 1, 2, 1)), *b = floats(*state, SHAPE(3), F(1, 3, 4)), *x = NULL;
+    pb_tensor *a = floats(*state, SHAPE(3, 2), F(0, 1, 1, 1, 2, 1)), *b = floats(*state, SHAPE(3), F(1, 3, 4)),
+              *x = NULL;
     assert_ok(pb_tensor_lstsq(a, b, &x, &err));
     assert_close((double)pb_tensor_floats(x)[0], 1.5, 1e-6);
     assert_close((double)pb_tensor_floats(x)[1], 7.0 / 6, 1e-6);
@@ -467,7 +477,8 @@ static void lstsq__overdetermined_underdetermined_deficient(void **state) {
     pb_tensor *more[] = {a, b, x};
     for (int i = 0; i < 3; i++)
         pb_tensor_unref(more[i]);
-    a = floats(*state, SHAPE(3, 2), F(1, 2, 2, 4, 3, 6)); /* rank 1: x + 2y = 1 has (0.2, 0.4) as its smallest solution */
+    a = floats(*state, SHAPE(3, 2),
+               F(1, 2, 2, 4, 3, 6)); /* rank 1: x + 2y = 1 has (0.2, 0.4) as its smallest solution */
     b = floats(*state, SHAPE(3), F(1, 2, 3));
     assert_ok(pb_tensor_lstsq(a, b, &x, &err));
     assert_close((double)pb_tensor_floats(x)[0], 0.2, 1e-6);
@@ -486,17 +497,17 @@ static void lstsq__overdetermined_underdetermined_deficient(void **state) {
 
 /* ---- allocation failures ------------------------------------------------------------------------------------- */
 
-#define MAKES(name, call)                                                                                             \
-    static pb_status name(pb_context *ctx, void *user, pb_error *err) {                                               \
-        pb_tensor *a = user, *x = NULL, *y = NULL, *z = NULL;                                                         \
-        (void)ctx;                                                                                                    \
-        pb_status status = (call);                                                                                    \
-        if (status != PB_OK)                                                                                          \
-            assert_true(!x && !y && !z);                                                                              \
-        pb_tensor_unref(x);                                                                                           \
-        pb_tensor_unref(y);                                                                                           \
-        pb_tensor_unref(z);                                                                                           \
-        return status;                                                                                                \
+#define MAKES(name, call)                                                                                              \
+    static pb_status name(pb_context *ctx, void *user, pb_error *err) {                                                \
+        pb_tensor *a = user, *x = NULL, *y = NULL, *z = NULL;                                                          \
+        (void)ctx;                                                                                                     \
+        pb_status status = (call);                                                                                     \
+        if (status != PB_OK)                                                                                           \
+            assert_true(!x && !y && !z);                                                                               \
+        pb_tensor_unref(x);                                                                                            \
+        pb_tensor_unref(y);                                                                                            \
+        pb_tensor_unref(z);                                                                                            \
+        return status;                                                                                                 \
     }
 
 MAKES(make_matmul, pb_tensor_matmul(a, a, &x, err))
@@ -508,7 +519,8 @@ MAKES(make_cholesky, pb_tensor_cholesky(a, &x, err))
 MAKES(make_lstsq, pb_tensor_lstsq(a, a, &x, err))
 
 static void linalg__survives_allocation_failure(void **state) {
-    static const test_body bodies[] = {make_matmul, make_svd, make_eigh, make_eigvals, make_solve, make_cholesky, make_lstsq};
+    static const test_body bodies[] = {make_matmul, make_svd,      make_eigh, make_eigvals,
+                                       make_solve,  make_cholesky, make_lstsq};
     pb_tensor *a = random_symmetric(*state, 5, true);
     for (size_t i = 0; i < sizeof bodies / sizeof bodies[0]; i++)
         assert_true(assert_survives_allocation_failure(*state, bodies[i], a) >= 3);

@@ -28,7 +28,7 @@ static void philox__known_answers(void **state) {
 static void rng_word__follows_the_layout_of_the_header(void **state) {
     (void)state;
     const uint64_t seed = 0x299f31d0a4093822u, draw = 0x0370734413198a2eu;
-    const uint64_t index = 0x85a308d3243f6a88u;            /* of the group; its words are 4 * index + k */
+    const uint64_t index = 0x85a308d3243f6a88u; /* of the group; its words are 4 * index + k */
     assert_int_equal(pb_rng_word(0, 0, 0), 0x6627e8d5);
     assert_int_equal(pb_rng_word(0, 0, 3), 0x9b00dbd8);
     /* 4 * index overflows 64 bits, so use what remains of it after division */

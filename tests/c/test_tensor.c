@@ -9,7 +9,8 @@
 
 #include "tensor/internal.h"
 
-#define SHAPE(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}
+#define SHAPE(...)                                                                                                     \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
 
 static int make_context(void **state) {
     *state = test_context();
@@ -33,7 +34,8 @@ static pb_tensor *floats(pb_context *ctx, int ndim, const int64_t *shape, const 
     return t;
 }
 
-#define SCALAR 0, (const int64_t[]){0}
+#define SCALAR                                                                                                         \
+    0, (const int64_t[]) { 0 }
 #define F(...) ((const float[]){__VA_ARGS__})
 
 /* 0, 1, 2, ... in the shape */
@@ -52,7 +54,8 @@ static void assert_values_at(int line, pb_tensor *t, int ndim, const int64_t *sh
     pb_tensor *whole = NULL;
     char text[128];
     if (pb_tensor_ndim(t) != ndim || memcmp(pb_tensor_shape(t), shape, (size_t)ndim * sizeof *shape) != 0) {
-        print_error("line %d: shape %s\n", line, pb_shape_text(pb_tensor_ndim(t), pb_tensor_shape(t), text, sizeof text));
+        print_error("line %d: shape %s\n", line,
+                    pb_shape_text(pb_tensor_ndim(t), pb_tensor_shape(t), text, sizeof text));
         fail();
     }
     assert_ok(pb_tensor_make_contiguous(t, &whole, &err));
@@ -100,10 +103,13 @@ static void tensor_create__absurd_shapes_are_refused(void **state) {
     pb_error err = {0};
     pb_tensor *t = NULL;
     assert_error(pb_tensor_create(*state, PB_F32, SHAPE(2, -1), &t, &err), PB_ERR_ARGUMENT, "axis 1 has length -1");
-    assert_error(pb_tensor_create(*state, PB_F32, SHAPE(1, 1, 1, 1, 1, 1, 1, 1, 1), &t, &err), PB_ERR_ARGUMENT, "9 axes");
+    assert_error(pb_tensor_create(*state, PB_F32, SHAPE(1, 1, 1, 1, 1, 1, 1, 1, 1), &t, &err), PB_ERR_ARGUMENT,
+                 "9 axes");
     assert_error(pb_tensor_create(*state, PB_F32, SHAPE(INT64_MAX, 2), &t, &err), PB_ERR_ARGUMENT, "more elements");
-    assert_error(pb_tensor_create(*state, PB_F32, SHAPE(1ll << 31, 1ll << 31, 4), &t, &err), PB_ERR_ARGUMENT, "more elements");
-    assert_error(pb_tensor_create(*state, PB_F32, SHAPE(0, INT64_MAX, INT64_MAX), &t, &err), PB_ERR_ARGUMENT, "more elements");
+    assert_error(pb_tensor_create(*state, PB_F32, SHAPE(1ll << 31, 1ll << 31, 4), &t, &err), PB_ERR_ARGUMENT,
+                 "more elements");
+    assert_error(pb_tensor_create(*state, PB_F32, SHAPE(0, INT64_MAX, INT64_MAX), &t, &err), PB_ERR_ARGUMENT,
+                 "more elements");
     assert_error(pb_tensor_create(*state, (pb_dtype)7, SHAPE(1), &t, &err), PB_ERR_ARGUMENT, "dtype 7");
     pb_context_set_memory_limit(*state, 1 << 20);
     assert_error(pb_tensor_create(*state, PB_F32, SHAPE(1 << 20), &t, &err), PB_ERR_MEMORY, "budget");
@@ -169,8 +175,7 @@ static void tensor_print__columns_and_edges(void **state) {
     assert_printed(floats(*state, SHAPE(2, 2), F(1, -10, 0.5f, NAN)),
                    "tensor [2, 2] float32\n[[  1, -10],\n [0.5, nan]]");
     assert_printed(counting(*state, SHAPE(0, 3)), "tensor [0, 3] float32");
-    assert_printed(counting(*state, SHAPE(1001)),
-                   "tensor [1001] float32\n[   0,    1,    2, ...,  998,  999, 1000]");
+    assert_printed(counting(*state, SHAPE(1001)), "tensor [1001] float32\n[   0,    1,    2, ...,  998,  999, 1000]");
     assert_ok(pb_tensor_from_ints(*state, SHAPE(1, 2), (const int32_t[]){12345678, 5}, &t, &err));
     assert_printed(t, "tensor [1, 2] int32\n[[12345678,        5]]");
     char text[16];
@@ -241,7 +246,8 @@ static void view_reshape__views_or_error(void **state) {
     pb_tensor_unref(reference);
     pb_tensor_unref(w);
     pb_tensor_unref(v);
-    assert_error(pb_tensor_reshape(t, SHAPE(5, 5), &v, &err), PB_ERR_ARGUMENT, "24 elements cannot take the shape [5, 5]");
+    assert_error(pb_tensor_reshape(t, SHAPE(5, 5), &v, &err), PB_ERR_ARGUMENT,
+                 "24 elements cannot take the shape [5, 5]");
     assert_error(pb_tensor_reshape(t, SHAPE(5, -1), &v, &err), PB_ERR_ARGUMENT, "[5, -1]");
     assert_error(pb_tensor_reshape(t, SHAPE(-1, -1), &v, &err), PB_ERR_ARGUMENT, "more than one -1");
     assert_error(pb_tensor_reshape(t, SHAPE(-2, 12), &v, &err), PB_ERR_ARGUMENT, "length -2");
@@ -319,7 +325,8 @@ static void copy_concat_stack(void **state) {
     assert_values(out, SHAPE(2, 2, 2), F(0, 0, 1, 2, 2, 1, 3, 3));
     assert_ok(pb_tensor_stack((const pb_tensor *[]){a, t}, 2, 0, &out, &err));
     assert_values(out, SHAPE(2, 2, 2), F(0, 1, 2, 3, 0, 2, 1, 3));
-    assert_error(pb_tensor_concat((const pb_tensor *[]){a, b}, 2, 0, &out, &err), PB_ERR_ARGUMENT, "part 1 has the shape [2, 1]");
+    assert_error(pb_tensor_concat((const pb_tensor *[]){a, b}, 2, 0, &out, &err), PB_ERR_ARGUMENT,
+                 "part 1 has the shape [2, 1]");
     assert_error(pb_tensor_stack((const pb_tensor *[]){a, b}, 2, 0, &out, &err), PB_ERR_ARGUMENT, "part 1");
     assert_error(pb_tensor_stack(NULL, 0, 0, &out, &err), PB_ERR_ARGUMENT, "no tensors");
     assert_error(pb_tensor_concat(NULL, 0, 0, &out, &err), PB_ERR_ARGUMENT, "no tensors");
@@ -362,9 +369,11 @@ static void binary__every_operation(void **state) {
         pb_binary op;
         float wanted[4];
     } cases[] = {
-        {PB_ADD, {3, -4, 5, NAN}}, {PB_SUB, {-1, 0, 1, NAN}}, {PB_MUL, {2, 4, 6, NAN}}, {PB_DIV, {0.5f, 1, 1.5f, NAN}},
-        {PB_POW, {1, 0.25f, 9, NAN}}, {PB_MIN, {1, -2, 2, NAN}}, {PB_MAX, {2, -2, 3, NAN}}, {PB_EQ, {0, 1, 0, 0}},
-        {PB_NE, {1, 0, 1, 1}}, {PB_LT, {1, 0, 0, 0}}, {PB_LE, {1, 1, 0, 0}}, {PB_GT, {0, 0, 1, 0}}, {PB_GE, {0, 1, 1, 0}},
+        {PB_ADD, {3, -4, 5, NAN}},      {PB_SUB, {-1, 0, 1, NAN}},    {PB_MUL, {2, 4, 6, NAN}},
+        {PB_DIV, {0.5f, 1, 1.5f, NAN}}, {PB_POW, {1, 0.25f, 9, NAN}}, {PB_MIN, {1, -2, 2, NAN}},
+        {PB_MAX, {2, -2, 3, NAN}},      {PB_EQ, {0, 1, 0, 0}},        {PB_NE, {1, 0, 1, 1}},
+        {PB_LT, {1, 0, 0, 0}},          {PB_LE, {1, 1, 0, 0}},        {PB_GT, {0, 0, 1, 0}},
+        {PB_GE, {0, 1, 1, 0}},
     };
     pb_tensor *out = NULL;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -453,21 +462,36 @@ static void binary__threads_change_no_bit(void **state) {
 
 static double reference_unary(pb_unary op, double x) {
     switch (op) {
-    case PB_NEG: return -x;
-    case PB_ABS: return fabs(x);
-    case PB_SIGN: return x > 0 ? 1 : x < 0 ? -1 : x;
-    case PB_EXP: return exp(x);
-    case PB_LOG: return log(x);
-    case PB_SQRT: return sqrt(x);
-    case PB_TANH: return tanh(x);
-    case PB_SIGMOID: return 1 / (1 + exp(-x));
-    case PB_SQUARE: return x * x;
-    case PB_RELU: return x < 0 ? 0 : x;
-    case PB_GELU: return 0.5 * x * (1 + erf(x / sqrt(2.0)));
-    case PB_GELU_TANH: return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
-    case PB_SILU: return x / (1 + exp(-x));
-    case PB_ERF: return erf(x);
-    case PB_ISNAN: return isnan(x);
+    case PB_NEG:
+        return -x;
+    case PB_ABS:
+        return fabs(x);
+    case PB_SIGN:
+        return x > 0 ? 1 : x < 0 ? -1 : x;
+    case PB_EXP:
+        return exp(x);
+    case PB_LOG:
+        return log(x);
+    case PB_SQRT:
+        return sqrt(x);
+    case PB_TANH:
+        return tanh(x);
+    case PB_SIGMOID:
+        return 1 / (1 + exp(-x));
+    case PB_SQUARE:
+        return x * x;
+    case PB_RELU:
+        return x < 0 ? 0 : x;
+    case PB_GELU:
+        return 0.5 * x * (1 + erf(x / sqrt(2.0)));
+    case PB_GELU_TANH:
+        return 0.5 * x * (1 + tanh(sqrt(2 / acos(-1.0)) * (x + 0.044715 * x * x * x)));
+    case PB_SILU:
+        return x / (1 + exp(-x));
+    case PB_ERF:
+        return erf(x);
+    case PB_ISNAN:
+        return isnan(x);
     }
     return (double)NAN;
 }
@@ -620,9 +644,9 @@ static void reduce__every_operation_by_hand(void **state) {
         pb_reduction op;
         float rows[2], columns[3], all;
     } cases[] = {
-        {PB_SUM, {6, 11}, {4, 4, 9}, 17},          {PB_MEAN, {2, 11 / 3.0f}, {2, 2, 4.5f}, 17 / 6.0f},
-        {PB_MAXIMUM, {4, 5}, {3, 5, 5}, 5},        {PB_MINIMUM, {-1, 1}, {1, -1, 4}, -1},
-        {PB_ARGMAX, {2, 1}, {0, 1, 1}, 4},         {PB_ARGMIN, {1, 0}, {1, 0, 0}, 1},
+        {PB_SUM, {6, 11}, {4, 4, 9}, 17},   {PB_MEAN, {2, 11 / 3.0f}, {2, 2, 4.5f}, 17 / 6.0f},
+        {PB_MAXIMUM, {4, 5}, {3, 5, 5}, 5}, {PB_MINIMUM, {-1, 1}, {1, -1, 4}, -1},
+        {PB_ARGMAX, {2, 1}, {0, 1, 1}, 4},  {PB_ARGMIN, {1, 0}, {1, 0, 0}, 1},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         assert_ok(pb_tensor_reduce(cases[i].op, t, -1, false, &out, &err));
@@ -728,7 +752,8 @@ static void reduce__sums_in_double(void **state) {
 
 static void softmax_cumsum(void **state) {
     pb_error err = {0};
-    pb_tensor *t = floats(*state, SHAPE(3, 2), F(0, 1000, logf(3), -INFINITY, -INFINITY, 1000)), *out = NULL, *log_out = NULL;
+    pb_tensor *t = floats(*state, SHAPE(3, 2), F(0, 1000, logf(3), -INFINITY, -INFINITY, 1000)), *out = NULL,
+              *log_out = NULL;
     assert_ok(pb_tensor_softmax(t, 0, &out, &err));
     assert_close((double)pb_tensor_floats(out)[0], 0.25, 1e-7);
     assert_close((double)pb_tensor_floats(out)[2], 0.75, 1e-7);
@@ -839,17 +864,17 @@ static void argsort__stable_with_nan_last(void **state) {
 /* ---- allocation failures ------------------------------------------------------------------------------------- */
 
 /* One call per entry: makes something of user's tensor [4, 3] (not contiguous) and releases it. */
-#define MAKES(name, call)                                                                                             \
-    static pb_status name(pb_context *ctx, void *user, pb_error *err) {                                               \
-        pb_tensor *t = user, *out = NULL, *second = NULL;                                                             \
-        (void)ctx;                                                                                                    \
-        (void)t;                                                                                                      \
-        pb_status status = (call);                                                                                    \
-        if (status != PB_OK)                                                                                          \
-            assert_true(out == NULL && second == NULL);                                                               \
-        pb_tensor_unref(out);                                                                                         \
-        pb_tensor_unref(second);                                                                                      \
-        return status;                                                                                                \
+#define MAKES(name, call)                                                                                              \
+    static pb_status name(pb_context *ctx, void *user, pb_error *err) {                                                \
+        pb_tensor *t = user, *out = NULL, *second = NULL;                                                              \
+        (void)ctx;                                                                                                     \
+        (void)t;                                                                                                       \
+        pb_status status = (call);                                                                                     \
+        if (status != PB_OK)                                                                                           \
+            assert_true(out == NULL && second == NULL);                                                                \
+        pb_tensor_unref(out);                                                                                          \
+        pb_tensor_unref(second);                                                                                       \
+        return status;                                                                                                 \
     }
 
 static pb_status print_it(pb_context *ctx, void *user, pb_error *err) {
@@ -913,11 +938,11 @@ MAKES(make_argsort, sort_it(t, &second, &out, err))
 static void tensor__survives_allocation_failure(void **state) {
     pb_error err = {0};
     static const test_body bodies[] = {
-        make_zeros,      make_full,     make_floats,   make_ints,   make_range,   make_normal,  make_uniform,
-        make_select,     make_narrow,   make_transpose, make_reshape, make_expand, make_unsqueeze, make_clone,
-        make_contiguous, make_cast,     make_index,    make_concat, make_stack,   make_binary,  make_scalar,
-        make_unary,      make_sum,      make_argmax,   make_softmax, make_cumsum, make_topk,    make_argsort,
-        print_it,        add_own_column,
+        make_zeros,     make_full,   make_floats,     make_ints,      make_range,   make_normal,
+        make_uniform,   make_select, make_narrow,     make_transpose, make_reshape, make_expand,
+        make_unsqueeze, make_clone,  make_contiguous, make_cast,      make_index,   make_concat,
+        make_stack,     make_binary, make_scalar,     make_unary,     make_sum,     make_argmax,
+        make_softmax,   make_cumsum, make_topk,       make_argsort,   print_it,     add_own_column,
     };
     pb_tensor *base = counting(*state, SHAPE(3, 4)), *t = NULL;
     assert_ok(pb_tensor_transpose(base, 0, 1, &t, &err));

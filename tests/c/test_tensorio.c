@@ -10,7 +10,8 @@
 
 #include "base/file.h"
 
-#define SHAPE(...) (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]){__VA_ARGS__}
+#define SHAPE(...)                                                                                                     \
+    (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
 
 typedef struct fixture {
     pb_context *ctx;
@@ -193,8 +194,10 @@ static void safetensors_open__lying_headers(void **state) {
         const char *message;
     } cases[] = {
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 7, "tensor 'a' ends at byte 8"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 9, "1 bytes at the end belong to no tensor"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8, "tensor 'a': F32 [3] needs 3 x 4 bytes"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", 9,
+         "1 bytes at the end belong to no tensor"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", 8,
+         "tensor 'a': F32 [3] needs 3 x 4 bytes"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[8,0]}}", 8, "end before they begin"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[-8,0]}}", 8, "two integers of 0 or more"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0]}}", 8, "two integers of 0 or more"},
@@ -213,21 +216,27 @@ static void safetensors_open__lying_headers(void **state) {
         {"{\"__metadata__\":{\"a\":1}}", 0, "\"a\" must be a string"},
         {"{\"__metadata__\":[]}", 0, "must be an object of strings"},
         /* overlaps, holes, duplicates */
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[2,6]}}", 6,
-         "'a' and 'b' overlap"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]}}", 4,
-         "overlap"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[5,6]}}", 6,
-         "1 bytes before tensor 'b' belong to no tensor"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
+         "offsets\":[2,6]}}",
+         6, "'a' and 'b' overlap"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[4],\"data_"
+         "offsets\":[0,4]}}",
+         4, "overlap"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[0,4]},\"b\":{\"dtype\":\"U8\",\"shape\":[1],\"data_"
+         "offsets\":[5,6]}}",
+         6, "1 bytes before tensor 'b' belong to no tensor"},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[4],\"data_offsets\":[4,8]}}", 8, "4 bytes before tensor 'a'"},
-        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[1,2]}}", 2,
-         "duplicate"},
+        {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_"
+         "offsets\":[1,2]}}",
+         2, "duplicate"},
         /* numbers that overflow something */
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904,4],\"data_offsets\":[0,0]}}", 0, "more elements"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4294967296,4294967296],\"data_offsets\":[0,0]}}", 0, "more elements"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}", 0, "needs 4611686018427387904 x 4"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[4611686018427387904],\"data_offsets\":[0,0]}}", 0,
+         "needs 4611686018427387904 x 4"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[99999999999999999999],\"data_offsets\":[0,0]}}", 0, "line 1"},
-        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[9223372036854775807,9223372036854775807]}}", 0, "ends at byte"},
+        {"{\"a\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[9223372036854775807,9223372036854775807]}}", 0,
+         "ends at byte"},
         {"{\"a\":{\"dtype\":\"F32\",\"shape\":[2,1,1,1,1,1,1,1,1],\"data_offsets\":[0,8]}}", 8, "has 9 axes"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
@@ -299,7 +308,8 @@ static void safetensors_open__beyond_4_gib(void **state) {
     snprintf(header, sizeof header,
              "{\"big\":{\"dtype\":\"F16\",\"shape\":[%llu],\"data_offsets\":[0,%llu]},"
              "\"last\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[%llu,%llu]}}",
-             (unsigned long long)first / 2, (unsigned long long)first, (unsigned long long)first, (unsigned long long)first + 1);
+             (unsigned long long)first / 2, (unsigned long long)first, (unsigned long long)first,
+             (unsigned long long)first + 1);
     const char *path = write_raw(f, header, 0);
     if (truncate(path, (off_t)(8 + strlen(header) + first + 1)) != 0) {
         print_message("skipped: no sparse file of 5 GiB can be made here\n");
@@ -324,15 +334,16 @@ static void safetensors_open__beyond_4_gib(void **state) {
 static void safetensors_write__round_trip_bit_for_bit(void **state) {
     fixture *f = *state;
     pb_error err = {0};
-    pb_tensor *a = normal(f->ctx, SHAPE(3, 5)), *view = NULL, *scalar = normal(f->ctx, 0, NULL), *ids = NULL, *empty = NULL;
+    pb_tensor *a = normal(f->ctx, SHAPE(3, 5)), *view = NULL, *scalar = normal(f->ctx, 0, NULL), *ids = NULL,
+              *empty = NULL;
     pb_tensor_floats(a)[0] = NAN;
     pb_tensor_floats(a)[1] = -0.0f;
     pb_tensor_floats(a)[2] = -INFINITY;
     assert_ok(pb_tensor_transpose(a, 0, 1, &view, &err));
     assert_ok(pb_tensor_from_ints(f->ctx, SHAPE(2), (const int32_t[]){INT32_MIN, 50256}, &ids, &err));
     assert_ok(pb_tensor_zeros(f->ctx, PB_F32, SHAPE(2, 0), &empty, &err));
-    const pb_named_tensor named[] = {{"blocks.0.\"quoted\"\\\n", view}, {"s", scalar}, {"\xC3\xA9\xF0\x9F\x98\x80", ids},
-                                     {"", empty}};
+    const pb_named_tensor named[] = {
+        {"blocks.0.\"quoted\"\\\n", view}, {"s", scalar}, {"\xC3\xA9\xF0\x9F\x98\x80", ids}, {"", empty}};
     const char *const metadata[] = {"recipe", "print \"hi\"\n", "seed", "3"};
     const char *path = test_path(f->folder, "out.safetensors");
     assert_ok(pb_safetensors_write(f->ctx, path, named, 4, metadata, 2, &err));
@@ -371,13 +382,14 @@ static void safetensors_write__bad_names_are_refused(void **state) {
     const char *path = test_path(f->folder, "out");
     static const char *const bad[] = {"\xFF", "\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "a\xC3"};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
-        assert_error(pb_safetensors_write(f->ctx, path, &(pb_named_tensor){bad[i], t}, 1, NULL, 0, &err), PB_ERR_ARGUMENT, "UTF-8");
-    assert_error(pb_safetensors_write(f->ctx, path, (pb_named_tensor[]){{"a", t}, {"a", t}}, 2, NULL, 0, &err), PB_ERR_ARGUMENT,
-                 "two tensors are named 'a'");
-    assert_error(pb_safetensors_write(f->ctx, path, &(pb_named_tensor){"__metadata__", t}, 1, NULL, 0, &err), PB_ERR_ARGUMENT,
-                 "__metadata__");
-    assert_error(pb_safetensors_write(f->ctx, path, NULL, 0, (const char *const[]){"k", "1", "k", "2"}, 2, &err), PB_ERR_ARGUMENT,
-                 "'k'");
+        assert_error(pb_safetensors_write(f->ctx, path, &(pb_named_tensor){bad[i], t}, 1, NULL, 0, &err),
+                     PB_ERR_ARGUMENT, "UTF-8");
+    assert_error(pb_safetensors_write(f->ctx, path, (pb_named_tensor[]){{"a", t}, {"a", t}}, 2, NULL, 0, &err),
+                 PB_ERR_ARGUMENT, "two tensors are named 'a'");
+    assert_error(pb_safetensors_write(f->ctx, path, &(pb_named_tensor){"__metadata__", t}, 1, NULL, 0, &err),
+                 PB_ERR_ARGUMENT, "__metadata__");
+    assert_error(pb_safetensors_write(f->ctx, path, NULL, 0, (const char *const[]){"k", "1", "k", "2"}, 2, &err),
+                 PB_ERR_ARGUMENT, "'k'");
     assert_false(pb_file_exists(path));
     pb_tensor_unref(t);
 }
@@ -399,7 +411,8 @@ static void writers__report_a_full_disk(void **state) {
 static void npy__round_trip(void **state) {
     fixture *f = *state;
     pb_error err = {0};
-    pb_tensor *base = normal(f->ctx, SHAPE(4, 3, 2)), *view = NULL, *ids = NULL, *back = NULL, *scalar = normal(f->ctx, 0, NULL);
+    pb_tensor *base = normal(f->ctx, SHAPE(4, 3, 2)), *view = NULL, *ids = NULL, *back = NULL,
+              *scalar = normal(f->ctx, 0, NULL);
     pb_tensor *row = normal(f->ctx, SHAPE(3)), *empty = normal(f->ctx, SHAPE(0, 3));
     assert_ok(pb_tensor_transpose(base, 0, 2, &view, &err));
     assert_ok(pb_tensor_from_ints(f->ctx, SHAPE(1, 2), (const int32_t[]){-7, 9}, &ids, &err));
@@ -434,7 +447,8 @@ static void npy_read__types_orders_versions(void **state) {
     pb_error err = {0};
     pb_tensor *t = NULL;
     const double wide[] = {1, 2, 3, 4, 5, 6};
-    const char *path = write_npy(f, 2, "{'descr': '<f8', 'fortran_order': True, 'shape': (2, 3), }\n", wide, sizeof wide);
+    const char *path =
+        write_npy(f, 2, "{'descr': '<f8', 'fortran_order': True, 'shape': (2, 3), }\n", wide, sizeof wide);
     assert_ok(pb_npy_read(f->ctx, path, &t, &err));
     assert_true(pb_tensor_shape(t)[0] == 2 && pb_tensor_shape(t)[1] == 3);
     static const float turned[] = {1, 3, 5, 2, 4, 6};
@@ -460,18 +474,22 @@ static void npy_read__malformed(void **state) {
         pb_status status;
         const char *message;
     } cases[] = {
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 7, PB_ERR_FORMAT, "needs 2 x 4 bytes, the file has 7"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 7, PB_ERR_FORMAT,
+         "needs 2 x 4 bytes, the file has 7"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }", 9, PB_ERR_FORMAT, "the file has 9"},
         {"{'descr': '>f4', 'fortran_order': False, 'shape': (2,), }", 8, PB_ERR_UNSUPPORTED, "type '>f4'"},
         {"{'descr': '|O', 'fortran_order': False, 'shape': (2,), }", 8, PB_ERR_UNSUPPORTED, "type '|O'"},
         {"{'descr': '<f4', 'fortran_order': False}", 8, PB_ERR_FORMAT, "must all be there"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,), 'x': 1}", 8, PB_ERR_FORMAT, "unknown key 'x'"},
-        {"{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", 8, PB_ERR_FORMAT, "duplicate key 'descr'"},
+        {"{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2,)}", 8, PB_ERR_FORMAT,
+         "duplicate key 'descr'"},
         {"{'descr': '<f4', 'fortran_order': 0, 'shape': (2,)}", 8, PB_ERR_FORMAT, "True or False"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (-2,)}", 8, PB_ERR_FORMAT, "a length was expected"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,)}", 8, PB_ERR_FORMAT, "too large"},
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904,4)}", 8, PB_ERR_FORMAT, "more elements"},
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,2)}", 8, PB_ERR_UNSUPPORTED, "more than 8 axes"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904,4)}", 8, PB_ERR_FORMAT,
+         "more elements"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1,1,1,1,1,1,1,1,2)}", 8, PB_ERR_UNSUPPORTED,
+         "more than 8 axes"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (2,)} x", 8, PB_ERR_FORMAT, "text after"},
         {"{'descr': '<f4", 8, PB_ERR_FORMAT, "a string does not end"},
         {"{'descr'", 8, PB_ERR_FORMAT, "':' was expected"},
@@ -610,7 +628,8 @@ static void files__survive_allocation_failure(void **state) {
 static void safetensors_open__files_of_the_shared_folder(void **state) {
     fixture *f = *state;
     pb_error err = {0};
-    static const char *const names[] = {"golden/models/files-f16/model.safetensors", "golden/models/files-bf16/model.safetensors",
+    static const char *const names[] = {"golden/models/files-f16/model.safetensors",
+                                        "golden/models/files-bf16/model.safetensors",
                                         "golden/models/gpt2/model.safetensors"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         pb_safetensors *file = NULL;
