@@ -8,12 +8,14 @@
 #include "host/host.h"
 #include "host/private.h"
 #include "patchbay/figure.h"
+#include "patchbay/patchbay.h"
 
 static void release_figure(void *object) {
     pb_figure_unref(object);
 }
 
 static const pb_class PB_FIGURE_CLASS;
+enum { FACTS = 1 }; /* user value: what is written into files beside the picture, key -> text */
 
 static pb_figure *check_figure(lua_State *L) {
     return pb_check_box(L, 1, &PB_FIGURE_CLASS);
@@ -135,7 +137,7 @@ static pb_colour_map field_colours(lua_State *L, int index) {
 /* ---- figures ------------------------------------------------------------------------------------------------------------ */
 
 static int new_figure(lua_State *L) {
-    static const char *const fields[] = {"title", "subtitle", "caption", "columns", "scales", "pixel_scale", NULL};
+    static const char *const fields[] = {"title", "subtitle", "caption", "columns", "scales", "pixel_scale", "facts", NULL};
     static const char *const scales[] = {"auto", "shared", "own", NULL};
     pb_check_arity(L, 1);
     pb_figure_options options = {0};
@@ -148,10 +150,17 @@ static int new_figure(lua_State *L) {
         options.scales = (pb_scales)pb_field_word(L, 1, "scales", scales, 0);
         options.pixel_scale = pb_field_number(L, 1, "pixel_scale", 0);
     }
-    pb_box *box = pb_box_new(L, &PB_FIGURE_CLASS, 0);
+    pb_box *box = pb_box_new(L, &PB_FIGURE_CLASS, FACTS);
     pb_figure *figure = NULL;
     PB_LUA(L, pb_figure_create(pb_host_context(L), &options, &figure, pb_lua_error(L)));
     box->object = figure;
+    if (lua_type(L, 1) == LUA_TTABLE && pb_push_field(L, 1, "facts") != LUA_TNIL) {
+        if (lua_type(L, -1) != LUA_TTABLE)
+            pb_bad_argument(L, "facts", "expected a table of texts, got %s", pb_describe(L, -1));
+        lua_setiuservalue(L, -2, FACTS);
+    } else if (lua_type(L, 1) == LUA_TTABLE) {
+        lua_pop(L, 1);
+    }
     return 1;
 }
 
@@ -348,40 +357,56 @@ static int figure_scatter(lua_State *L) {
 
 /* ---- output -------------------------------------------------------------------------------------------------------------------- */
 
-/* The table of facts at index as pairs, by key so that files are the same from run to run. */
 static int by_key(const void *a, const void *b) {
     return strcmp(((const pb_text_pair *)a)->key, ((const pb_text_pair *)b)->key);
 }
 
-static const pb_text_pair *check_facts(lua_State *L, int index, size_t *n) {
-    *n = 0;
-    if (lua_isnoneornil(L, index))
-        return NULL;
-    luaL_checktype(L, index, LUA_TTABLE);
+/* Copy the entries of the table at `from` into the one at `to`; all must be texts. */
+static void merge_facts(lua_State *L, int from, int to) {
+    if (lua_type(L, from) != LUA_TTABLE)
+        return;
+    for (lua_pushnil(L); lua_next(L, from) != 0; lua_pop(L, 1)) {
+        if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
+            pb_bad_argument(L, "facts", "expected a table of texts, got %s as a value", pb_describe(L, -1));
+        lua_pushvalue(L, -2);
+        lua_pushvalue(L, -2);
+        lua_rawset(L, to);
+    }
+}
+
+/* The table at index as pairs, by key, so that files are the same from run to run. Pushes their memory. */
+static const pb_text_pair *push_pairs(lua_State *L, int index, size_t *n) {
     size_t count = 0;
     for (lua_pushnil(L); lua_next(L, index) != 0; lua_pop(L, 1))
         count++;
     pb_text_pair *pairs = pb_lua_scratch(L, count, sizeof *pairs);
-    for (lua_pushnil(L); lua_next(L, index) != 0; lua_pop(L, 1)) {
-        if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
-            pb_bad_argument(L, "metadata", "expected a table of texts, got %s as a value", pb_describe(L, -1));
-        if (*n < count) /* the table holds the texts */
-            pairs[(*n)++] = (pb_text_pair){lua_tostring(L, -2), lua_tostring(L, -1)};
-    }
+    *n = 0;
+    for (lua_pushnil(L); lua_next(L, index) != 0; lua_pop(L, 1))
+        pairs[(*n)++] = (pb_text_pair){lua_tostring(L, -2), lua_tostring(L, -1)}; /* the table holds the texts */
     qsort(pairs, *n, sizeof *pairs, by_key);
     return pairs;
 }
 
-/* figure:save(path [, metadata]) */
+/* figure:save(path [, facts]). The program's version and the seed are always told. */
 static int figure_save(lua_State *L) {
     pb_check_arity(L, 3);
     const pb_figure *figure = check_figure(L);
     const char *name = pb_check_text(L, 2, "path", NULL);
     lua_settop(L, 3);
+    if (!lua_isnil(L, 3))
+        luaL_checktype(L, 3, LUA_TTABLE);
     pb_figure_format format;
     PB_LUA(L, pb_figure_format_of(name, &format, pb_lua_error(L)));
+    lua_getiuservalue(L, 1, FACTS); /* 4 */
+    lua_newtable(L);                /* 5 */
+    lua_pushliteral(L, "Patchbay " PATCHBAY_VERSION);
+    lua_setfield(L, 5, "Software");
+    lua_pushfstring(L, "%I", (LUAI_UACINT)pb_host_seed(L));
+    lua_setfield(L, 5, "seed");
+    merge_facts(L, 4, 5);
+    merge_facts(L, 3, 5);
     size_t n = 0;
-    const pb_text_pair *facts = check_facts(L, 3, &n);
+    const pb_text_pair *facts = push_pairs(L, 5, &n);
     const char *path = pb_host_output_path(L, name);
     PB_LUA(L, pb_figure_save(figure, path, facts, n, pb_lua_error(L)));
     pb_host_wrote(L, path);
@@ -412,7 +437,7 @@ static int figure_text(lua_State *L) {
         options.width = (int)pb_field_integer(L, 2, "width", options.width, 0, 4096);
         options.max_rows = (size_t)pb_field_integer(L, 2, "max_rows", 0, 0, 1 << 20);
     }
-    pb_box *block = pb_box_new(L, &PB_BLOCK_CLASS, 0);
+    pb_box *block = pb_box_new(L, &PB_MEMORY_CLASS, 0);
     char *text = NULL;
     PB_LUA(L, pb_figure_terminal(figure, &options, &text, pb_lua_error(L)));
     block->object = text;

@@ -369,10 +369,21 @@ static int run_find(lua_State *L) {
     return 1;
 }
 
+/* run:side_by_side(other [, name, other's name]) -> text: both prompts, one position a line, the first difference marked */
+static int run_side_by_side(lua_State *L) {
+    pb_check_arity(L, 4);
+    const pb_run *run = pb_check_run(L, 1), *other = pb_check_run(L, 2);
+    const char *name = lua_isnoneornil(L, 3) ? "this run" : pb_check_text(L, 3, "name", NULL);
+    const char *other_name = lua_isnoneornil(L, 4) ? "the other" : pb_check_text(L, 4, "name", NULL);
+    pb_push_side_by_side(L, run, name, other, other_name);
+    return 1;
+}
+
 /* ---- the class ----------------------------------------------------------------------------------------------------------------- */
 
 static const luaL_Reg methods[] = {
-    {"value", run_value}, {"fork", run_fork}, {"patched", run_patched}, {"find", run_find}, {NULL, NULL},
+    {"value", run_value}, {"fork", run_fork}, {"patched", run_patched}, {"find", run_find},
+    {"side_by_side", run_side_by_side}, {NULL, NULL},
 };
 
 static const luaL_Reg properties[] = {

@@ -5,7 +5,7 @@
 #include "host/private.h"
 
 pb_box *pb_new_block(lua_State *L) {
-    return pb_box_new(L, &PB_BLOCK_CLASS, 0);
+    return pb_box_new(L, &PB_MEMORY_CLASS, 0);
 }
 
 static void release_tokenizer(void *object) {
