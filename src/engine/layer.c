@@ -183,7 +183,9 @@ static pb_status add_member(pb_group *g, pb_arena *arena, pb_lane *lane, pb_erro
     m->a0 = g->n_a;
     m->q0 = g->n_q;
     m->z0 = g->n_z;
-    m->skip_mlp = lane->stop_layer == g->layer && lane->stop_kind < PB_SITE_RESID_MID;
+    /* norms after the addition come later than their place in the list of sites says */
+    bool late_ln1 = g->spec->norm_place == PB_NORM_POST_ADD && lane->stop_kind >= PB_SITE_LN1_SCALE;
+    m->skip_mlp = lane->stop_layer == g->layer && lane->stop_kind < PB_SITE_RESID_MID && !late_ln1;
     g->n_a += m->n_a;
     g->n_q += m->n_q;
     g->n_z += m->n_z;
