@@ -22,7 +22,7 @@ void pb_attention_pack(const float *const *keys, int64_t n_keys, int64_t d_head,
         const int n = (int)(n_keys - key < width ? n_keys - key : width);
         for (int j = 0; j < n; j++)
             columns[j] = keys[key + j];
-        gemm->pack_columns(PB_STORED_F32, columns, n, d_head, packed);
+        gemm->pack_columns(PB_STORED_F32, columns, columns, n, d_head, packed);
     }
 }
 

@@ -65,33 +65,44 @@ static const char *source_vector(const source *s, int64_t i) {
 
 /* ---- packing a tile of weights -------------------------------------------------------------------------------------- */
 
+/* Vectors along the inputs of outputs o .. o + n - 1, from input k on. */
+static void columns_at(const source *w, int64_t k, int64_t o, int64_t n, const void **columns) {
+    for (int64_t j = 0; j < n; j++)
+        columns[j] = source_vector(w, w->chosen ? w->chosen[o + j] : o + j) + k * w->size;
+}
+
+/* Chosen outputs of vectors that run along the outputs: element by element. */
+static void pack_chosen(const product *p, int64_t k, int64_t depth, int64_t o, int64_t n, float *packed) {
+    const source *w = &p->w;
+    const int64_t width = p->table->width;
+    for (int64_t done = 0; done < n; done += width, packed += width * PB_GEMM_DEPTH)
+        for (int64_t i = 0; i < depth; i++)
+            for (int64_t j = 0; j < width; j++) {
+                const int64_t output = w->chosen[least(o + done + j, o + n - 1)];
+                pb_widen(w->type, source_vector(w, k + i), (size_t)output, 1, &packed[i * width + j]);
+            }
+}
+
 /* Outputs o .. o + n - 1 (at most a tile), inputs k .. k + depth - 1. */
 static void pack_tile(const product *p, int64_t k, int64_t depth, int64_t o, int64_t n, float *packed) {
     const source *w = &p->w;
     const int64_t width = p->table->width;
     const int64_t panel_step = width * PB_GEMM_DEPTH;
-    const void *vectors[PB_GEMM_DEPTH];
-
-    if (w->lines && !w->chosen) {
+    if (w->lines && w->chosen) {
+        pack_chosen(p, k, depth, o, n, packed);
+    } else if (w->lines) {
+        const void *lines[PB_GEMM_DEPTH];
         for (int64_t i = 0; i < depth; i++)
-            vectors[i] = source_vector(w, k + i) + o * w->size;
-        p->table->pack_lines(w->type, vectors, depth, n, packed, panel_step);
-        return;
-    }
-    for (int64_t done = 0; done < n; done += width, packed += panel_step) {
-        const int64_t count = least(width, n - done);
-        if (!w->lines) {
-            for (int64_t j = 0; j < count; j++) {
-                int64_t output = w->chosen ? w->chosen[o + done + j] : o + done + j;
-                vectors[j] = source_vector(w, output) + k * w->size;
-            }
-            p->table->pack_columns(w->type, vectors, (int)count, depth, packed);
-            continue;
+            lines[i] = source_vector(w, k + i) + o * w->size;
+        p->table->pack_lines(w->type, lines, depth, n, packed, panel_step);
+    } else {
+        const void *columns[TILE_MAX];
+        columns_at(w, k, o, n, columns);
+        for (int64_t done = 0; done < n; done += width, packed += panel_step) {
+            const int count = (int)least(width, n - done);
+            const void *const *ahead = columns + done + (done + 2 * width <= n ? width : 0);
+            p->table->pack_columns(w->type, columns + done, ahead, count, depth, packed);
         }
-        memset(packed, 0, (size_t)(depth * width) * sizeof *packed);
-        for (int64_t i = 0; i < depth; i++)
-            for (int64_t j = 0; j < count; j++)
-                pb_widen(w->type, source_vector(w, k + i), (size_t)w->chosen[o + done + j], 1, &packed[i * width + j]);
     }
 }
 
@@ -175,27 +186,68 @@ static void multiply_rows_as_team(const product *p, int64_t first_row, int64_t r
     }
 }
 
-/* ---- the whole call ------------------------------------------------------------------------------------------------------ */
+/* ---- few rows ----------------------------------------------------------------------------------------------------- */
 
-/* Enough tasks for every thread to have several, if the outputs and rows allow it. */
-static void choose_tiles(product *p) {
+static void multiply_few(const product *p, int64_t task) {
+    const source *w = &p->w;
+    const int64_t o = task * p->tile, n = least(p->tile, p->out - o);
+    const float *bias = p->bias ? p->bias + o : NULL;
+    const void *vectors[TILE_MAX];
+
+    if (w->lines) {
+        for (int64_t k = 0; k < p->in; k += PB_GEMM_DEPTH) {
+            const int64_t depth = least(PB_GEMM_DEPTH, p->in - k);
+            for (int64_t i = 0; i < depth; i++)
+                vectors[i] = source_vector(w, k + i) + o * w->size;
+            p->table->few_lines(w->type, vectors, depth, n, p->x + k, p->row_step, (int)p->rows, p->y + o, p->ldy,
+                                p->accumulate || k > 0, k + depth == p->in ? bias : NULL);
+        }
+        return;
+    }
+    columns_at(w, 0, o, n, vectors);
+    for (int64_t done = 0; done < n; done += p->table->width)
+        p->table->few_columns(w->type, vectors + done, (int)least(p->table->width, n - done), p->in, p->x, p->row_step,
+                              (int)p->rows, p->y + o + done, p->ldy, p->accumulate, bias ? bias + done : NULL);
+}
+
+static pb_status run_few(product *p, pb_error *err) {
+    const int64_t share = round_up((p->out + 2 * p->threads - 1) / (2 * p->threads), TILE_MIN);
+    p->tile = least(share, p->w.lines ? PB_GEMM_STRIP : TILE_MAX);
+    const int64_t tasks = (p->out + p->tile - 1) / p->tile;
+#pragma omp parallel for schedule(dynamic) num_threads(p->threads) if (p->threads > 1)
+    for (int64_t task = 0; task < tasks; task++)
+        if (!pb_context_stopping(p->ctx))
+            multiply_few(p, task);
+    return pb_context_check(p->ctx, err);
+}
+
+/* ---- the whole call ------------------------------------------------------------------------------------------------ */
+
+static void choose_threads(product *p) {
     const bool alone = omp_in_parallel() || p->rows * p->in * p->out < SERIAL_WORK;
     p->threads = alone ? 1 : pb_context_threads(p->ctx);
-    const int64_t wanted = p->threads == 1 ? 1 : 4 * p->threads;
+}
 
-    p->tile = TILE_MAX;
-    while (p->tile > TILE_MIN && (p->out + p->tile - 1) / p->tile < wanted)
-        p->tile /= 2;
-    p->tile = least(p->tile, round_up(p->out, TILE_MIN));
-    const int64_t tiles = (p->out + p->tile - 1) / p->tile;
+/* Two tasks or more for every thread where outputs and rows allow it, and the last round of tasks as full as can be:
+ * the tile (of those that are multiples of every panel width) with which the busiest thread has least to do. */
+static void choose_tiles(product *p) {
     const int64_t chunk = least(p->rows, ROWS_AT_ONCE);
-    p->row_parts = 1;
-    if (tiles < wanted)
-        p->row_parts = least((wanted + tiles - 1) / tiles, (chunk + ROWS_IN_CACHE / 2 - 1) / (ROWS_IN_CACHE / 2));
-    p->slab = least(round_up(p->in, PB_GEMM_DEPTH), SLAB_FLOATS / chunk < PB_GEMM_DEPTH
-                                                        ? PB_GEMM_DEPTH
-                                                        : SLAB_FLOATS / chunk / PB_GEMM_DEPTH * PB_GEMM_DEPTH);
-    p->slab = least(p->slab, p->in);
+    const int64_t wanted = p->threads == 1 ? 1 : 2 * p->threads;
+    double best = 0;
+    for (int64_t tile = TILE_MAX; tile >= TILE_MIN; tile -= TILE_MIN) {
+        const int64_t tiles = (p->out + tile - 1) / tile;
+        const int64_t parts =
+            least((wanted + tiles - 1) / tiles, (chunk + ROWS_IN_CACHE / 2 - 1) / (ROWS_IN_CACHE / 2));
+        const int64_t rounds = (tiles * parts + p->threads - 1) / p->threads;
+        const double work = (double)(rounds * tile) / (double)parts;
+        if (best > 0 && work > 0.97 * best) /* small tiles and parts cost packing */
+            continue;
+        best = work;
+        p->tile = tile;
+        p->row_parts = parts;
+    }
+    const int64_t fitting = SLAB_FLOATS / chunk / PB_GEMM_DEPTH * PB_GEMM_DEPTH;
+    p->slab = least(fitting > 0 ? fitting : PB_GEMM_DEPTH, p->in);
 }
 
 /* No inputs: the empty sum, and the bias. */
@@ -216,6 +268,9 @@ static pb_status product_run(product *p, pb_error *err) {
         return PB_OK;
     }
     p->table = pb_gemm_table_here();
+    choose_threads(p);
+    if (p->rows <= PB_GEMM_FEW && p->depth_step == 1 && !(p->w.lines && p->w.chosen))
+        return run_few(p, err);
     choose_tiles(p);
 
     const int64_t chunk = least(p->rows, ROWS_AT_ONCE);

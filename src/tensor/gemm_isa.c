@@ -63,40 +63,67 @@ PB_INLINE tb_row load_block(pb_stored type, const char *p) {
     return type == PB_STORED_F32 ? tb_load_f32(p) : type == PB_STORED_BF16 ? tb_load_bf16(p) : tb_load_f16(p);
 }
 
-PB_INLINE void pack_columns_typed(pb_stored type, const void *const *columns, int n, int64_t depth, float *packed) {
+/* Hints for the first byte of every line of `bytes` bytes. */
+PB_INLINE void prefetch(const void *p, int64_t bytes) {
+    for (int64_t byte = 0; byte < bytes; byte += 64)
+        __builtin_prefetch((const char *)p + byte);
+}
+
+/* TB elements of TB columns from element k on, as TB rows. */
+PB_INLINE void load_transposed(pb_stored type, const char *const column[TB], int64_t k, tb_row block[TB]) {
     const int64_t size = type == PB_STORED_F32 ? 4 : 2;
-    int64_t whole = depth - depth % TB;
-    int j0 = 0;
-    for (; j0 + TB <= n; j0 += TB) {
-        const char *column[TB];
-        for (int j = 0; j < TB; j++)
-            column[j] = columns[j0 + j];
+    PB_UNROLL
+    for (int j = 0; j < TB; j++)
+        block[j] = load_block(type, column[j] + k * size);
+    tb_transpose(block);
+}
+
+/* Element k of TB columns. */
+PB_INLINE tb_row load_across(pb_stored type, const char *const column[TB], int64_t k) {
+    const int64_t size = type == PB_STORED_F32 ? 4 : 2;
+    float lanes[TB];
+    for (int j = 0; j < TB; j++)
+        lanes[j] = widen_one(type, column[j] + k * size);
+    return tb_load_f32(lanes);
+}
+
+/* Columns j .. j + TB - 1 of n; the last one again in the place of those that there are not. */
+PB_INLINE void column_group(const void *const *columns, int j, int n, const char *group[TB]) {
+    for (int i = 0; i < TB; i++)
+        group[i] = columns[j + i < n ? j + i : n - 1];
+}
+
+PB_INLINE void pack_columns_typed(pb_stored type, const void *const *columns, const void *const *ahead, int n,
+                                  int64_t depth, float *packed) {
+    const int64_t size = type == PB_STORED_F32 ? 4 : 2;
+    const int64_t whole = depth - depth % TB;
+    for (int j0 = 0; j0 < WIDTH; j0 += TB) {
+        const char *column[TB], *next[TB];
+        column_group(columns, j0, n, column);
+        column_group(ahead, j0, n, next);
         for (int64_t k = 0; k < whole; k += TB) {
             tb_row block[TB];
-            PB_UNROLL
-            for (int j = 0; j < TB; j++)
-                block[j] = load_block(type, column[j] + k * size);
-            tb_transpose(block);
+            if (k * size % 64 == 0)
+                for (int j = 0; j < TB; j++)
+                    __builtin_prefetch(next[j] + k * size);
+            load_transposed(type, column, k, block);
             PB_UNROLL
             for (int j = 0; j < TB; j++)
                 tb_store(packed + (k + j) * WIDTH + j0, block[j]);
         }
         for (int64_t k = whole; k < depth; k++)
-            for (int j = 0; j < TB; j++)
-                packed[k * WIDTH + j0 + j] = widen_one(type, column[j] + k * size);
+            tb_store(packed + k * WIDTH + j0, load_across(type, column, k));
     }
-    for (int j = j0; j < WIDTH; j++)
-        for (int64_t k = 0; k < depth; k++)
-            packed[k * WIDTH + j] = j < n ? widen_one(type, (const char *)columns[j] + k * size) : 0.0f;
 }
 
-static void pack_columns(pb_stored type, const void *const *columns, int n, int64_t depth, float *packed) {
+static void pack_columns(pb_stored type, const void *const *columns, const void *const *ahead, int n, int64_t depth,
+                         float *packed) {
     if (type == PB_STORED_F32)
-        pack_columns_typed(PB_STORED_F32, columns, n, depth, packed);
+        pack_columns_typed(PB_STORED_F32, columns, ahead, n, depth, packed);
     else if (type == PB_STORED_BF16)
-        pack_columns_typed(PB_STORED_BF16, columns, n, depth, packed);
+        pack_columns_typed(PB_STORED_BF16, columns, ahead, n, depth, packed);
     else
-        pack_columns_typed(PB_STORED_F16, columns, n, depth, packed);
+        pack_columns_typed(PB_STORED_F16, columns, ahead, n, depth, packed);
 }
 
 PB_INLINE void pack_lines_typed(pb_stored type, const void *const *rows, int64_t depth, int64_t n, float *packed,
@@ -107,14 +134,14 @@ PB_INLINE void pack_lines_typed(pb_stored type, const void *const *rows, int64_t
         const char *row = rows[k];
         /* Rows of a stored matrix are pages apart; without a hint each begins with a miss. */
         if (k + 8 < depth)
-            for (int64_t byte = 0; byte < line; byte += 64)
-                __builtin_prefetch((const char *)rows[k + 8] + byte);
+            prefetch(rows[k + 8], line);
         float *to = packed + k * WIDTH;
         int64_t o = 0;
-        for (; o + WIDTH <= n; o += WIDTH, to += panel_step)
+        for (; o + WIDTH <= n; o += WIDTH, to += panel_step) {
             PB_UNROLL
-        for (int j = 0; j < WIDTH; j += TB)
-            tb_store(to + j, load_block(type, row + (o + j) * size));
+            for (int j = 0; j < WIDTH; j += TB)
+                tb_store(to + j, load_block(type, row + (o + j) * size));
+        }
         if (o < n)
             for (int j = 0; j < WIDTH; j++)
                 to[j] = o + j < n ? widen_one(type, row + (o + j) * size) : 0.0f;
@@ -209,6 +236,144 @@ static void multiply(const float *rows_packed, int rows, const float *panel, int
 #undef ROWS
 }
 
+/* ---- few rows: straight from the stored weights -------------------------------------------------------------------- */
+
+PB_INLINE void store_few(const float *sums, float *y, int64_t n, bool add, const float *bias) {
+    for (int64_t j = 0; j < n; j++) {
+        float value = add ? y[j] + sums[j] : sums[j];
+        y[j] = bias ? value + bias[j] : value;
+    }
+}
+
+PB_INLINE void few_columns_of(pb_stored type, const int rows, const void *const *columns, int n, int64_t depth,
+                              const float *x, int64_t row_step, float *y, int64_t ldy, bool add, const float *bias) {
+    enum { GROUPS = (int)WIDTH / (int)TB };
+    const char *column[GROUPS][TB];
+    for (int g = 0; g < GROUPS; g++)
+        column_group(columns, g * TB, n, column[g]);
+
+    for (int64_t k0 = 0; k0 < depth; k0 += PB_GEMM_DEPTH) {
+        const int64_t end = depth - k0 < PB_GEMM_DEPTH ? depth : k0 + PB_GEMM_DEPTH;
+        tb_row sums[PB_GEMM_FEW][GROUPS];
+        for (int r = 0; r < rows; r++)
+            for (int g = 0; g < GROUPS; g++)
+                sums[r][g] = tb_set1(0.0f);
+        int64_t k = k0;
+        for (; k + TB <= end; k += TB) {
+            PB_UNROLL
+            for (int g = 0; g < GROUPS; g++) {
+                tb_row block[TB];
+                load_transposed(type, column[g], k, block);
+                PB_UNROLL
+                for (int j = 0; j < TB; j++) {
+                    PB_UNROLL
+                    for (int r = 0; r < rows; r++)
+                        sums[r][g] = tb_fma(tb_set1(x[r * row_step + k + j]), block[j], sums[r][g]);
+                }
+            }
+        }
+        for (; k < end; k++)
+            for (int g = 0; g < GROUPS; g++) {
+                tb_row across = load_across(type, column[g], k);
+                for (int r = 0; r < rows; r++)
+                    sums[r][g] = tb_fma(tb_set1(x[r * row_step + k]), across, sums[r][g]);
+            }
+        for (int r = 0; r < rows; r++) {
+            float row[WIDTH];
+            for (int g = 0; g < GROUPS; g++)
+                tb_store(row + g * TB, sums[r][g]);
+            store_few(row, y + r * ldy, n, add || k0 > 0, end == depth ? bias : NULL);
+        }
+    }
+}
+
+/* Sums of a strip of outputs stay in the first-level cache; eight rows of weights are read side by side, each along a
+ * long stretch, as memory likes it. */
+PB_INLINE void few_lines_of(pb_stored type, const int rows, const void *const *lines, int64_t depth, int64_t n,
+                            const float *x, int64_t row_step, float *y, int64_t ldy, bool add, const float *bias) {
+    enum { AT_ONCE = 8 };
+    const int64_t size = type == PB_STORED_F32 ? 4 : 2;
+    float sums[PB_GEMM_FEW][PB_GEMM_STRIP + TB];
+    for (int r = 0; r < rows; r++)
+        memset(sums[r], 0, (size_t)n * sizeof(float));
+
+    int64_t k = 0;
+    for (; k + AT_ONCE <= depth; k += AT_ONCE) {
+        int64_t o = 0;
+        for (; o + TB <= n; o += TB) {
+            tb_row w[AT_ONCE];
+            PB_UNROLL
+            for (int j = 0; j < AT_ONCE; j++)
+                w[j] = load_block(type, (const char *)lines[k + j] + o * size);
+            PB_UNROLL
+            for (int r = 0; r < rows; r++) {
+                tb_row sum = tb_load_f32(&sums[r][o]);
+                PB_UNROLL
+                for (int j = 0; j < AT_ONCE; j++)
+                    sum = tb_fma(tb_set1(x[r * row_step + k + j]), w[j], sum);
+                tb_store(&sums[r][o], sum);
+            }
+        }
+        for (; o < n; o++)
+            for (int j = 0; j < AT_ONCE; j++) {
+                const tb_row w = tb_set1(widen_one(type, (const char *)lines[k + j] + o * size));
+                for (int r = 0; r < rows; r++) {
+                    float lanes[TB];
+                    tb_store(lanes, tb_fma(tb_set1(x[r * row_step + k + j]), w, tb_set1(sums[r][o])));
+                    sums[r][o] = lanes[0];
+                }
+            }
+    }
+    for (; k < depth; k++)
+        for (int64_t o = 0; o < n; o++) {
+            const tb_row w = tb_set1(widen_one(type, (const char *)lines[k] + o * size));
+            for (int r = 0; r < rows; r++) {
+                float lanes[TB];
+                tb_store(lanes, tb_fma(tb_set1(x[r * row_step + k]), w, tb_set1(sums[r][o])));
+                sums[r][o] = lanes[0];
+            }
+        }
+    for (int r = 0; r < rows; r++)
+        store_few(sums[r], y + r * ldy, n, add, bias);
+}
+
+#define FEW_ROWS(function, type, ...)                                                                                  \
+    switch (rows) {                                                                                                    \
+    case 1:                                                                                                            \
+        function(type, 1, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    case 2:                                                                                                            \
+        function(type, 2, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    case 3:                                                                                                            \
+        function(type, 3, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    case 4:                                                                                                            \
+        function(type, 4, __VA_ARGS__);                                                                                \
+        break;                                                                                                         \
+    }
+_Static_assert(PB_GEMM_FEW == 4, "one case for each");
+
+static void few_columns(pb_stored type, const void *const *columns, int n, int64_t depth, const float *x,
+                        int64_t row_step, int rows, float *y, int64_t ldy, bool add, const float *bias) {
+    if (type == PB_STORED_F32)
+        FEW_ROWS(few_columns_of, PB_STORED_F32, columns, n, depth, x, row_step, y, ldy, add, bias)
+    else if (type == PB_STORED_BF16)
+        FEW_ROWS(few_columns_of, PB_STORED_BF16, columns, n, depth, x, row_step, y, ldy, add, bias)
+    else
+        FEW_ROWS(few_columns_of, PB_STORED_F16, columns, n, depth, x, row_step, y, ldy, add, bias)
+}
+
+static void few_lines(pb_stored type, const void *const *lines, int64_t depth, int64_t n, const float *x,
+                      int64_t row_step, int rows, float *y, int64_t ldy, bool add, const float *bias) {
+    if (type == PB_STORED_F32)
+        FEW_ROWS(few_lines_of, PB_STORED_F32, lines, depth, n, x, row_step, y, ldy, add, bias)
+    else if (type == PB_STORED_BF16)
+        FEW_ROWS(few_lines_of, PB_STORED_BF16, lines, depth, n, x, row_step, y, ldy, add, bias)
+    else
+        FEW_ROWS(few_lines_of, PB_STORED_F16, lines, depth, n, x, row_step, y, ldy, add, bias)
+}
+
 extern const pb_gemm_table PB_TABLE(pb_gemm_);
 const pb_gemm_table PB_TABLE(pb_gemm_) = {
     .name = PB_STRING(PB_ISA),
@@ -218,4 +383,6 @@ const pb_gemm_table PB_TABLE(pb_gemm_) = {
     .pack_columns = pack_columns,
     .pack_lines = pack_lines,
     .multiply = multiply,
+    .few_columns = few_columns,
+    .few_lines = few_lines,
 };

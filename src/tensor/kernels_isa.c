@@ -22,35 +22,31 @@ PB_INLINE void store_lanes(float *p, int64_t lanes, vf v) {
 /* ---- vectors --------------------------------------------------------------------------------------------------------- */
 
 static void vec_exp(const float *x, float *y, int64_t n) {
-    FOR_VECTORS(i, lanes, n)
-    store_lanes(y + i, lanes, vexp(load_lanes(x + i, lanes)));
+    FOR_VECTORS(i, lanes, n) { store_lanes(y + i, lanes, vexp(load_lanes(x + i, lanes))); }
 }
 
 static void vec_tanh(const float *x, float *y, int64_t n) {
-    FOR_VECTORS(i, lanes, n)
-    store_lanes(y + i, lanes, vtanh(load_lanes(x + i, lanes)));
+    FOR_VECTORS(i, lanes, n) { store_lanes(y + i, lanes, vtanh(load_lanes(x + i, lanes))); }
 }
 
 static void vec_erf(const float *x, float *y, int64_t n) {
-    FOR_VECTORS(i, lanes, n)
-    store_lanes(y + i, lanes, verf(load_lanes(x + i, lanes)));
+    FOR_VECTORS(i, lanes, n) { store_lanes(y + i, lanes, verf(load_lanes(x + i, lanes))); }
 }
 
 static void vec_add(const float *a, const float *b, float *y, int64_t n) {
-    FOR_VECTORS(i, lanes, n)
-    store_lanes(y + i, lanes, load_lanes(a + i, lanes) + load_lanes(b + i, lanes));
+    FOR_VECTORS(i, lanes, n) { store_lanes(y + i, lanes, load_lanes(a + i, lanes) + load_lanes(b + i, lanes)); }
 }
 
 static void vec_axpy(float alpha, const float *x, float *y, int64_t n) {
     const vf factor = vset1(alpha);
-    FOR_VECTORS(i, lanes, n)
-    store_lanes(y + i, lanes, vfma(factor, load_lanes(x + i, lanes), load_lanes(y + i, lanes)));
+    FOR_VECTORS(i, lanes, n) {
+        store_lanes(y + i, lanes, vfma(factor, load_lanes(x + i, lanes), load_lanes(y + i, lanes)));
+    }
 }
 
 static void vec_scale(float alpha, float *x, int64_t n) {
     const vf factor = vset1(alpha);
-    FOR_VECTORS(i, lanes, n)
-    store_lanes(x + i, lanes, factor * load_lanes(x + i, lanes));
+    FOR_VECTORS(i, lanes, n) { store_lanes(x + i, lanes, factor * load_lanes(x + i, lanes)); }
 }
 
 static float vec_dot(const float *a, const float *b, int64_t n) {
@@ -68,30 +64,40 @@ static float vec_dot(const float *a, const float *b, int64_t n) {
 
 /* ---- norms ------------------------------------------------------------------------------------------------------------- */
 
+/* Sum of a row in double: four vectors of partial sums, then the rest in order. */
 static double sum_in_double(const float *x, int64_t n) {
-    vd low = {0}, high = {0};
+    vd sums[4] = {{0}, {0}, {0}, {0}};
     int64_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        low += vload_double(x + i);
-        high += vload_double(x + i + VL / 2);
+    for (; i + 2 * VL <= n; i += 2 * VL) {
+        PB_UNROLL
+        for (int j = 0; j < 4; j++)
+            sums[j] += vload_double(x + i + j * (VL / 2));
     }
-    double sum = vsum_double(low + high);
+    double sum = vsum_double((sums[0] + sums[1]) + (sums[2] + sums[3]));
     for (; i < n; i++)
         sum += (double)x[i];
     return sum;
 }
 
-static double squares_in_double(const float *x, int64_t n) {
-    vd low = {0}, high = {0};
+/* Subtracts the mean and sums the squares of the differences in double, in one pass. */
+static double centre_and_sum_squares(const float *x, float mean, float *centred, int64_t n) {
+    const vf shift = vset1(mean);
+    vd sums[4] = {{0}, {0}, {0}, {0}};
     int64_t i = 0;
-    for (; i + VL <= n; i += VL) {
-        vd a = vload_double(x + i), b = vload_double(x + i + VL / 2);
-        low += a * a;
-        high += b * b;
+    for (; i + 2 * VL <= n; i += 2 * VL) {
+        vf a = vload(x + i) - shift, b = vload(x + i + VL) - shift;
+        vstore(centred + i, a);
+        vstore(centred + i + VL, b);
+        const vd parts[4] = {vlow_double(a), vhigh_double(a), vlow_double(b), vhigh_double(b)};
+        PB_UNROLL
+        for (int j = 0; j < 4; j++)
+            sums[j] += parts[j] * parts[j];
     }
-    double sum = vsum_double(low + high);
-    for (; i < n; i++)
-        sum += (double)x[i] * (double)x[i];
+    double sum = vsum_double((sums[0] + sums[1]) + (sums[2] + sums[3]));
+    for (; i < n; i++) {
+        centred[i] = x[i] - mean;
+        sum += (double)centred[i] * (double)centred[i];
+    }
     return sum;
 }
 
@@ -100,21 +106,13 @@ static float norm_mean(const pb_norm *norm, const float *x) {
 }
 
 static float norm_scale(const pb_norm *norm, const float *x, float *centred) {
-    const int64_t n = norm->width;
-    if (norm->centre) {
-        const vf mean = vset1(norm_mean(norm, x));
-        FOR_VECTORS(i, lanes, n)
-        store_lanes(centred + i, lanes, load_lanes(x + i, lanes) - mean);
-    } else if (centred != x) {
-        memcpy(centred, x, (size_t)n * sizeof *x);
-    }
-    return (float)sqrt(squares_in_double(centred, n) / (double)n + (double)norm->eps);
+    const double squares = centre_and_sum_squares(x, norm_mean(norm, x), centred, norm->width);
+    return (float)sqrt(squares / (double)norm->width + (double)norm->eps);
 }
 
 static void norm_divide(const float *centred, float scale, float *normalized, int64_t n) {
     const vf divisor = vset1(scale);
-    FOR_VECTORS(i, lanes, n)
-    store_lanes(normalized + i, lanes, load_lanes(centred + i, lanes) / divisor);
+    FOR_VECTORS(i, lanes, n) { store_lanes(normalized + i, lanes, load_lanes(centred + i, lanes) / divisor); }
 }
 
 PB_INLINE vf affine(const pb_norm *norm, vf normalized, int64_t i, int64_t lanes) {
@@ -125,8 +123,9 @@ PB_INLINE vf affine(const pb_norm *norm, vf normalized, int64_t i, int64_t lanes
 }
 
 static void norm_affine(const pb_norm *norm, const float *normalized, float *y) {
-    FOR_VECTORS(i, lanes, norm->width)
-    store_lanes(y + i, lanes, affine(norm, load_lanes(normalized + i, lanes), i, lanes));
+    FOR_VECTORS(i, lanes, norm->width) {
+        store_lanes(y + i, lanes, affine(norm, load_lanes(normalized + i, lanes), i, lanes));
+    }
 }
 
 static void norm_finish(const pb_norm *norm, const float *centred, float scale, float *normalized, float *y) {
@@ -333,10 +332,9 @@ static double row_logsumexp(const float *x, int64_t n) {
     const float shift = isfinite(max) ? max : 0.0f;
     vd low = {0}, high = {0};
     FOR_VECTORS(i, lanes, n) {
-        float weights[VL];
-        vstore(weights, vexp(load_logits(x + i, lanes) - vset1(shift)));
-        low += vload_double(weights);
-        high += vload_double(weights + VL / 2);
+        vf weights = vexp(load_logits(x + i, lanes) - vset1(shift));
+        low += vlow_double(weights);
+        high += vhigh_double(weights);
     }
     return (double)shift + log(vsum_double(low + high));
 }

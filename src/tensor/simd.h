@@ -57,6 +57,26 @@ PB_INLINE vd vload_double(const float *p) {
     return __builtin_convertvector(*(const vh_unaligned *)(const void *)p, vd);
 }
 
+PB_INLINE vd vlow_double(vf v) {
+#if defined(__AVX512F__)
+    return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7), vd);
+#elif defined(__AVX2__)
+    return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1, 2, 3), vd);
+#else
+    return __builtin_convertvector(__builtin_shufflevector(v, v, 0, 1), vd);
+#endif
+}
+
+PB_INLINE vd vhigh_double(vf v) {
+#if defined(__AVX512F__)
+    return __builtin_convertvector(__builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15), vd);
+#elif defined(__AVX2__)
+    return __builtin_convertvector(__builtin_shufflevector(v, v, 4, 5, 6, 7), vd);
+#else
+    return __builtin_convertvector(__builtin_shufflevector(v, v, 2, 3), vd);
+#endif
+}
+
 PB_INLINE vf vset1(float x) {
 #if defined(__AVX512F__)
     return (vf)_mm512_set1_ps(x);
@@ -95,12 +115,38 @@ PB_INLINE vf vfma(vf a, vf b, vf c) {
 #endif
 }
 
-PB_INLINE vf vselect(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
+PB_INLINE vf vselect(vi mask, vf yes, vf no) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    return (vf)_mm256_blendv_ps((__m256)no, (__m256)yes, (__m256)mask);
+#else
+    return (vf)((mask & (vi)yes) | (~mask & (vi)no));
+#endif
+}
 
-/* The second operand where the comparison with a NaN fails: NaN in `x` is kept by vat_most(x, c), vat_least(x, c). */
-PB_INLINE vf vat_most(vf x, vf limit) { return vselect(x > limit, limit, x); }
+/* The smaller, the larger of x and limit; x where it is NaN (limit is not). */
+PB_INLINE vf vat_most(vf x, vf limit) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_min_ps((__m512)limit, (__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_min_ps((__m256)limit, (__m256)x);
+#elif defined(__x86_64__)
+    return (vf)_mm_min_ps((__m128)limit, (__m128)x);
+#else
+    return vselect(limit < x, limit, x);
+#endif
+}
 
-PB_INLINE vf vat_least(vf x, vf limit) { return vselect(x < limit, limit, x); }
+PB_INLINE vf vat_least(vf x, vf limit) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_max_ps((__m512)limit, (__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_max_ps((__m256)limit, (__m256)x);
+#elif defined(__x86_64__)
+    return (vf)_mm_max_ps((__m128)limit, (__m128)x);
+#else
+    return vselect(limit > x, limit, x);
+#endif
+}
 
 PB_INLINE vf vabs(vf x) { return (vf)((vi)x & INT32_C(0x7fffffff)); }
 
@@ -149,6 +195,10 @@ PB_INLINE tb_row tb_load_bf16(const void *p) {
 PB_INLINE tb_row tb_load_f16(const void *p) { return _mm256_cvtph_ps(_mm_loadu_si128(p)); }
 
 PB_INLINE void tb_store(float *p, tb_row v) { _mm256_storeu_ps(p, v); }
+
+PB_INLINE tb_row tb_set1(float x) { return _mm256_set1_ps(x); }
+
+PB_INLINE tb_row tb_fma(tb_row a, tb_row b, tb_row c) { return _mm256_fmadd_ps(a, b, c); }
 
 PB_INLINE void tb_transpose(tb_row r[TB]) {
     __m256 a0 = _mm256_unpacklo_ps(r[0], r[1]), a1 = _mm256_unpackhi_ps(r[0], r[1]);
@@ -204,6 +254,10 @@ PB_INLINE tb_row tb_load_f16(const void *p) {
 }
 
 PB_INLINE void tb_store(float *p, tb_row v) { vstore(p, v); }
+
+PB_INLINE tb_row tb_set1(float x) { return vset1(x); }
+
+PB_INLINE tb_row tb_fma(tb_row a, tb_row b, tb_row c) { return vfma(a, b, c); }
 
 PB_INLINE void tb_transpose(tb_row r[TB]) {
     vf a = r[0], b = r[1], c = r[2], d = r[3];

@@ -139,8 +139,9 @@ static float defined_value(const float *x, const float *dense, int64_t in, int64
     return bias ? y + bias[o] : y;
 }
 
-static const int64_t shapes[][3] = {{1, 1, 1},   {2, 3, 5},      {7, 256, 64},  {13, 257, 65},
-                                    {5, 40, 33}, {31, 520, 130}, {1, 300, 300}, {200, 17, 23}};
+static const int64_t shapes[][3] = {{1, 1, 1},     {2, 3, 5},     {3, 515, 70},  {4, 264, 33},
+                                    {7, 256, 64},  {13, 257, 65}, {5, 40, 33},   {31, 520, 130},
+                                    {1, 300, 300}, {200, 17, 23}, {1, 270, 1100}};
 enum { N_SHAPES = sizeof shapes / sizeof *shapes };
 
 /* ---- values ------------------------------------------------------------------------------------------------------- */
@@ -420,9 +421,9 @@ static void linear_grads__every_layout__match_double(void **state) {
 
 static pb_status product_body(pb_context *ctx, void *user, pb_error *err) {
     map *m = user;
-    float x[2 * 40] = {0}, y[2 * 30];
-    PB_TRY(pb_linear(ctx, x, 40, 2, &m->w, y, 30, 0, err));
-    return pb_linear_outputs(ctx, x, 40, 2, &m->w, (int32_t[]){3, 4}, 2, y, err);
+    float x[6 * 40] = {0}, y[6 * 30];
+    PB_TRY(pb_linear(ctx, x, 40, 6, &m->w, y, 30, 0, err));
+    return pb_linear_outputs(ctx, x, 40, 6, &m->w, (int32_t[]){3, 4}, 2, y, err);
 }
 
 static void linear__no_memory__fails_and_leaves_nothing(void **state) {
@@ -432,9 +433,9 @@ static void linear__no_memory__fails_and_leaves_nothing(void **state) {
     map m = map_of_layout(2, 40, 30, 91);
     assert_true(assert_survives_allocation_failure(ctx, product_body, &m) >= 3);
 
-    float x[40] = {0}, y[30] = {5};
+    float x[6 * 40] = {0}, y[6 * 30] = {5};
     pb_context_set_memory_limit(ctx, pb_context_memory_used(ctx) + 1000);
-    assert_error(pb_linear(ctx, x, 40, 1, &m.w, y, 30, 0, &err), PB_ERR_MEMORY, "matrix product");
+    assert_error(pb_linear(ctx, x, 40, 6, &m.w, y, 30, 0, &err), PB_ERR_MEMORY, "matrix product");
     assert_true(y[0] == 5);
     map_free(&m);
     pb_context_unref(ctx);
@@ -476,7 +477,7 @@ static void gemm_table__baseline__packs_and_multiplies(void **state) {
                 if (m.w.in_major)
                     t->pack_lines(m.w.type, vectors, DEPTH, n, panel, t->width * DEPTH);
                 else
-                    t->pack_columns(m.w.type, vectors, n, DEPTH, panel);
+                    t->pack_columns(m.w.type, vectors, vectors, n, DEPTH, panel);
                 t->pack_rows(x, DEPTH, 1, rows, DEPTH, a);
                 t->multiply(a, rows, panel, DEPTH, y, N_MAX, n, false, m.bias);
                 for (int r = 0; r < rows; r++)
@@ -500,14 +501,14 @@ static void gemm_table__special_halves__are_widened_exactly(void **state) {
     for (int i = 0; i < 2; i++) {
         float panel[8 * PB_GEMM_WIDTH_MAX];
         const void *column = halves;
-        tables[i]->pack_columns(PB_STORED_F16, &column, 1, 8, panel);
+        tables[i]->pack_columns(PB_STORED_F16, &column, &column, 1, 8, panel);
         for (int k = 0; k < 7; k++)
             assert_memory_equal(&panel[k * tables[i]->width], &wanted[k], sizeof(float));
         assert_true(isnan(panel[7 * tables[i]->width]));
         const void *columns[8];
         for (int j = 0; j < 8; j++)
             columns[j] = halves;
-        tables[i]->pack_columns(PB_STORED_F16, columns, 8, 8, panel); /* the path in blocks */
+        tables[i]->pack_columns(PB_STORED_F16, columns, columns, 8, 8, panel); /* the path in blocks */
         for (int k = 0; k < 7; k++)
             assert_memory_equal(&panel[k * tables[i]->width + 5], &wanted[k], sizeof(float));
         assert_true(isnan(panel[7 * tables[i]->width + 5]));
