@@ -1,0 +1,301 @@
+/* Where things are: the Lua files of the host, models, and the files that a recipe may read and write. */
+#include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/file.h"
+#include "base/suggest.h"
+#include "host/private.h"
+
+#ifndef PATCHBAY_SHARE
+#define PATCHBAY_SHARE "/usr/local/share/patchbay" /* where `make install` puts things by default */
+#endif
+
+/* ---- the program's own folders ------------------------------------------------------------------------------------------ */
+
+/* folder + "/" + name, in a new block; NULL if out of memory. */
+static char *joined(pb_context *ctx, const char *folder, const char *name)
+{
+    return pb_path_join(ctx, folder, name);
+}
+
+/* The folder of the executable, "" if the system does not say. */
+static void executable_folder(char *buffer, size_t size)
+{
+    ssize_t n = readlink("/proc/self/exe", buffer, size - 1);
+    buffer[n > 0 ? (size_t)n : 0] = '\0';
+    char *slash = strrchr(buffer, '/');
+    if (slash)
+        *slash = '\0';
+}
+
+/* Candidates for a folder of the program, relative to the executable: installed, then a source tree with the build folder
+ * in it (build/, build/asan/), then the installation prefix, then a source tree that is the current folder. */
+typedef struct places {
+    const char *installed, *source;
+} places;
+
+static bool try_place(pb_context *ctx, const char *base, const char *relative, const char *probe, char **out)
+{
+    char *path = joined(ctx, base, relative);
+    char *marker = path ? joined(ctx, path, probe) : NULL;
+    bool good = marker && access(marker, R_OK) == 0;
+    pb_free(marker);
+    if (good)
+        *out = path;
+    else
+        pb_free(path);
+    return good;
+}
+
+static char *own_folder(pb_context *ctx, places p, const char *probe)
+{
+    char exe[PATH_MAX];
+    executable_folder(exe, sizeof exe);
+    char *found = NULL;
+    char *up = joined(ctx, exe, ".."), *share = up ? joined(ctx, up, "share/patchbay") : NULL, *upup = joined(ctx, exe, "../..");
+    if (exe[0] && share && upup)
+        if (!try_place(ctx, share, p.installed, probe, &found) && !try_place(ctx, up, p.source, probe, &found))
+            try_place(ctx, upup, p.source, probe, &found);
+    if (!found && !try_place(ctx, PATCHBAY_SHARE, p.installed, probe, &found))
+        try_place(ctx, ".", p.source, probe, &found);
+    pb_free(up);
+    pb_free(share);
+    pb_free(upup);
+    return found;
+}
+
+char *pb_path_scripts(pb_context *ctx, pb_error *err)
+{
+    const char *wish = getenv("PATCHBAY_SCRIPTS");
+    char *found = wish && *wish ? pb_strdup(ctx, wish) : own_folder(ctx, (places){"scripts", "scripts/patchbay"}, "core/prelude.lua");
+    if (!found)
+        pb_fail(err, PB_ERR_IO, "the program's Lua files (share/patchbay/scripts) are not beside it: reinstall it, or set PATCHBAY_SCRIPTS "
+                "to the folder scripts/patchbay of the source tree");
+    return found;
+}
+
+/* ---- models --------------------------------------------------------------------------------------------------------------- */
+
+/* Push the path if there is a config.json in folder/name. */
+static bool push_if_model(lua_State *L, const char *folder, const char *name)
+{
+    const char *path = folder && name[0] != '/' ? lua_pushfstring(L, "%s/%s", folder, name) : lua_pushstring(L, name);
+    const char *config = lua_pushfstring(L, "%s/config.json", path);
+    bool there = pb_file_exists(config);
+    lua_pop(L, there ? 1 : 2);
+    return there;
+}
+
+/* Push a list of the folders with built-in models. */
+static void push_model_folders(lua_State *L)
+{
+    pb_context *ctx = pb_host_context(L);
+    lua_newtable(L);
+    int list = lua_gettop(L);
+    lua_Integer n = 0;
+    const char *wish = getenv("PATCHBAY_MODELS");
+    while (wish && *wish) {
+        size_t length = strcspn(wish, ":");
+        if (length) {
+            lua_pushlstring(L, wish, length);
+            lua_rawseti(L, list, ++n);
+        }
+        wish += length + (wish[length] == ':');
+    }
+    char *own = own_folder(ctx, (places){"models", "examples/models"}, ".");
+    if (own) {
+        /* lua_pushstring can raise with `own` in hand: the block goes into a collected buffer first */
+        char copy[PATH_MAX];
+        snprintf(copy, sizeof copy, "%s", own);
+        pb_free(own);
+        lua_pushstring(L, copy);
+        lua_rawseti(L, list, ++n);
+    }
+}
+
+/* The folder of a snapshot of "organisation/name" in the local hub cache. Pushes it. */
+static bool push_from_hub(lua_State *L, const char *id)
+{
+    const char *slash = strchr(id, '/');
+    if (!slash || strchr(slash + 1, '/') || strstr(id, ".."))
+        return false;
+    const char *cache = getenv("HF_HUB_CACHE"), *hub = getenv("HF_HOME"), *home = getenv("HOME");
+    int top = lua_gettop(L);
+    if (cache && *cache)
+        lua_pushstring(L, cache);
+    else if (hub && *hub)
+        lua_pushfstring(L, "%s/hub", hub);
+    else if (home && *home)
+        lua_pushfstring(L, "%s/.cache/huggingface/hub", home);
+    else
+        return false;
+    lua_pushlstring(L, id, (size_t)(slash - id));
+    const char *root = lua_pushfstring(L, "%s/models--%s--%s", lua_tostring(L, -2), lua_tostring(L, -1), slash + 1);
+    const char *ref = lua_pushfstring(L, "%s/refs/main", root);
+    char revision[128] = "";
+    FILE *file = fopen(ref, "r");
+    if (file) {
+        if (!fgets(revision, sizeof revision, file))
+            revision[0] = '\0';
+        fclose(file);
+    }
+    revision[strcspn(revision, "\r\n")] = '\0';
+    if (!revision[0] || strchr(revision, '/') || !push_if_model(L, lua_pushfstring(L, "%s/snapshots", root), revision)) {
+        lua_settop(L, top);
+        return false;
+    }
+    lua_replace(L, top + 1);
+    lua_settop(L, top + 1);
+    return true;
+}
+
+const char *pb_host_find_model(lua_State *L, const char *name)
+{
+    pb_host *host = pb_host_of(L);
+    luaL_checkstack(L, 16, "looking for a model");
+    int top = lua_gettop(L);
+    if (!*name)
+        pb_lua_fail(L, "the model's name is empty");
+    push_model_folders(L);
+    lua_Integer n = (lua_Integer)lua_rawlen(L, top + 1);
+    bool found = false;
+    bool plain = !strchr(name, '/') && strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
+    for (lua_Integer i = 1; plain && !found && i <= n; i++) {
+        lua_rawgeti(L, top + 1, i);
+        found = push_if_model(L, lua_tostring(L, -1), name);
+    }
+    found = found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, ".", name) || push_from_hub(L, name);
+    if (!found) {
+        const char *looked = "";
+        for (lua_Integer i = 1; i <= n; i++) {
+            lua_rawgeti(L, top + 1, i);
+            looked = lua_pushfstring(L, "%s%s, ", looked, lua_tostring(L, -1));
+        }
+        const char *folder = pb_folder_exists(name) ? " (that folder has no config.json)" : "";
+        const char *hub = strchr(name, '/') ? "" : "; a Hugging Face id has the form organisation/name";
+        pb_lua_fail(L, "no model '%s'%s: looked for a folder with a config.json in %sthe recipe's folder (%s), the current folder and the "
+                       "local Hugging Face cache%s", name, folder, looked, host->recipe_folder, hub);
+    }
+    lua_replace(L, top + 1);
+    lua_settop(L, top + 1);
+    return lua_tostring(L, -1);
+}
+
+/* ---- what a recipe may touch --------------------------------------------------------------------------------------------------- */
+
+/* "..", "." and empty parts are refused, as is an absolute path. Returns what is wrong, or NULL. */
+static const char *wrong_with(const char *name)
+{
+    if (!*name)
+        return "is empty";
+    if (*name == '/')
+        return "is absolute: a recipe writes into its output folder only (-o DIR)";
+    if (strlen(name) > 512)
+        return "is too long";
+    for (const char *part = name; part; part = strchr(part, '/') ? strchr(part, '/') + 1 : NULL) {
+        size_t n = strcspn(part, "/");
+        if (n == 0)
+            return "has an empty part";
+        if ((n == 1 && part[0] == '.') || (n == 2 && part[0] == '.' && part[1] == '.'))
+            return "leaves the output folder: '.' and '..' are not allowed in it";
+    }
+    return NULL;
+}
+
+const char *pb_host_output_path(lua_State *L, const char *name)
+{
+    pb_host *host = pb_host_of(L);
+    luaL_checkstack(L, 8, "a path");
+    if (host->trust && *name == '/')
+        return lua_pushstring(L, name);
+    const char *wrong = wrong_with(name);
+    if (wrong)
+        pb_lua_fail(L, "the file name '%s' %s", name, wrong);
+    pb_error *err = pb_lua_error(L);
+    const char *path = lua_pushfstring(L, "%s/%s", host->output, name);
+    int at = lua_gettop(L);
+    /* Every folder between the output folder and the file is made, and none may be a link out of it. */
+    for (size_t i = strlen(host->output); path[i]; i++) {
+        if (path[i] != '/')
+            continue;
+        lua_pushlstring(L, path, i);
+        const char *folder = lua_tostring(L, -1);
+        struct stat info;
+        if (i > strlen(host->output) && lstat(folder, &info) == 0 && S_ISLNK(info.st_mode))
+            pb_lua_fail(L, "'%s' is a symbolic link: nothing is written through links", folder);
+        pb_status status = pb_folder_create(host->ctx, folder, err);
+        if (status != PB_OK)
+            pb_lua_raise(L, status);
+        lua_settop(L, at);
+    }
+    struct stat info;
+    if (lstat(path, &info) == 0 && !S_ISREG(info.st_mode))
+        pb_lua_fail(L, "'%s' exists and is %s: it is not written over", path,
+                    S_ISLNK(info.st_mode) ? "a symbolic link" : S_ISDIR(info.st_mode) ? "a folder" : "no regular file");
+    return path;
+}
+
+void pb_host_wrote(lua_State *L, const char *path)
+{
+    pb_host *host = pb_host_of(L);
+    const char *list = host->written.text ? host->written.text : "";
+    size_t n = strlen(path);
+    for (const char *line = list; *line; line += strcspn(line, "\n") + 1)
+        if (strncmp(line, path, n) == 0 && line[n] == '\n')
+            return;
+    pb_strbuf_printf(&host->written, "%s\n", path);
+}
+
+/* Is `path` (exists) inside `folder`, links resolved? */
+static bool lies_in(const char *path, const char *folder)
+{
+    char real[PATH_MAX], root[PATH_MAX];
+    if (!realpath(path, real) || !realpath(folder, root))
+        return false;
+    size_t n = strlen(root);
+    if (n == 1)
+        return true;
+    return strncmp(real, root, n) == 0 && (real[n] == '/' || real[n] == '\0');
+}
+
+static bool readable(pb_host *host, const char *path)
+{
+    if (host->trust || host->testing || lies_in(path, host->recipe_folder) || lies_in(path, host->output))
+        return true;
+    for (char **folder = host->readable; *folder; folder++)
+        if (lies_in(path, *folder))
+            return true;
+    return false;
+}
+
+const char *pb_host_input_path(lua_State *L, const char *name)
+{
+    pb_host *host = pb_host_of(L);
+    luaL_checkstack(L, 8, "a path");
+    if (!*name)
+        pb_lua_fail(L, "the file name is empty");
+    int top = lua_gettop(L);
+    bool seen = false;
+    const char *folders[3] = {host->recipe_folder, host->output, "."};
+    for (int i = 0; i < 3 + (int)(host->readable[0] != NULL) * 64; i++) {
+        const char *folder = i < 3 ? folders[i] : host->readable[i - 3];
+        if (!folder)
+            break;
+        const char *path = name[0] == '/' ? lua_pushstring(L, name) : lua_pushfstring(L, "%s/%s", folder, name);
+        if (access(path, F_OK) == 0) {
+            seen = true;
+            if (readable(host, path))
+                return path;
+        }
+        lua_settop(L, top);
+    }
+    if (seen)
+        pb_lua_fail(L, "'%s' may not be read: a recipe reads in its own folder (%s), its output folder (%s) and the folders given with "
+                       "--read DIR", name, host->recipe_folder, host->output);
+    pb_lua_fail(L, "no file '%s' in the recipe's folder (%s), the output folder (%s) or a folder given with --read DIR", name,
+                host->recipe_folder, host->output);
+}

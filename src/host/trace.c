@@ -1,0 +1,101 @@
+/* Where an error happened, as the author of a recipe sees it: C functions and the host's own Lua are left out. */
+#include <string.h>
+
+#include "host/private.h"
+
+/* Chunks of scripts/patchbay/core are named like this (loader.c). */
+static const char HIDDEN[] = "=patchbay core";
+
+static bool visible(const lua_Debug *ar)
+{
+    return ar->currentline > 0 && strncmp(ar->source, HIDDEN, sizeof HIDDEN - 1) != 0;
+}
+
+static const char *file_of(const lua_Debug *ar)
+{
+    return ar->source[0] == '@' || ar->source[0] == '=' ? ar->source + 1 : ar->short_src;
+}
+
+void pb_host_where(lua_State *L, int level)
+{
+    lua_Debug ar;
+    for (; lua_getstack(L, level, &ar); level++) {
+        lua_getinfo(L, "Sl", &ar);
+        if (visible(&ar)) {
+            lua_pushfstring(L, "%s:%d: ", file_of(&ar), ar.currentline);
+            return;
+        }
+    }
+    lua_pushliteral(L, "");
+}
+
+static void add_frame(lua_State *L, lua_Debug *ar, pb_strbuf *out)
+{
+    (void)L;
+    pb_strbuf_printf(out, "\n    %s:%d: ", file_of(ar), ar->currentline);
+    if (strcmp(ar->what, "main") == 0)
+        pb_strbuf_add(out, "in the main part");
+    else if (ar->name && strcmp(ar->name, "?") != 0)
+        pb_strbuf_printf(out, "in function '%s'", ar->name);
+    else
+        pb_strbuf_printf(out, "in a function of line %d", ar->linedefined);
+}
+
+int pb_host_traceback(lua_State *L)
+{
+    enum { FIRST = 12, LAST = 6 };
+    pb_host *host = pb_host_of(L);
+    host->reserve_open = true; /* closed where the error is reported or caught */
+    if (host->keep_trace) {
+        host->keep_trace = false;
+        return 1;
+    }
+    pb_strbuf_free(&host->trace);
+    pb_strbuf_init(&host->trace, host->ctx);
+    lua_Debug ar;
+    int total = 0;
+    for (int level = 1; lua_getstack(L, level, &ar); level++) {
+        lua_getinfo(L, "Sl", &ar);
+        total += visible(&ar);
+    }
+    int seen = 0;
+    for (int level = 1; lua_getstack(L, level, &ar); level++) {
+        lua_getinfo(L, "Slnt", &ar);
+        if (!visible(&ar))
+            continue;
+        seen++;
+        if (seen <= FIRST || seen > total - LAST)
+            add_frame(L, &ar, &host->trace);
+        else if (seen == FIRST + 1)
+            pb_strbuf_printf(&host->trace, "\n    ... %d more", total - FIRST - LAST);
+    }
+    if (total < 2) /* the message has the only line already */
+        pb_strbuf_clear(&host->trace);
+    return 1;
+}
+
+static int to_text(lua_State *L)
+{
+    luaL_tolstring(L, 1, NULL);
+    return 1;
+}
+
+const char *pb_host_error_text(lua_State *L, int index)
+{
+    if (lua_type(L, index) == LUA_TSTRING) {
+        lua_pushvalue(L, index);
+        return lua_tostring(L, -1);
+    }
+    index = lua_absindex(L, index);
+    bool has_text = luaL_getmetafield(L, index, "__tostring") != LUA_TNIL || luaL_getmetafield(L, index, "__name") != LUA_TNIL;
+    if (has_text)
+        lua_pop(L, 1);
+    if (has_text || lua_type(L, index) == LUA_TNUMBER) {
+        lua_pushcfunction(L, to_text);
+        lua_pushvalue(L, index);
+        if (lua_pcall(L, 1, 1, 0) == LUA_OK && lua_type(L, -1) == LUA_TSTRING)
+            return lua_tostring(L, -1);
+        lua_pop(L, 1);
+    }
+    return lua_pushfstring(L, "the recipe raised an error that is a %s, without a message", luaL_typename(L, index));
+}
