@@ -37,8 +37,8 @@ pb_status pb_tokenizer_single(const pb_tokenizer *t, const char *text, size_t le
 /* What one token stands for in running text: bytes decoded, so that pieces of one text join to it (a leading space kept;
  * a piece of a character is shown as its raw bytes). New block (pb_free). */
 pb_status pb_tokenizer_piece(const pb_tokenizer *t, int32_t id, char **text, size_t *length, pb_error *err);
-/* The same made visible for labels: leading space as U+2423 (open box), newline as U+21B5, tab as U+21E5, other controls
- * and incomplete UTF-8 as \xHH; the special token's own name as it is. New NUL-terminated UTF-8 block (pb_free). */
+/* The same made visible for labels: spaces at either end as U+2423 (open box), newline as U+21B5, tab as U+21E5, other
+ * controls and incomplete UTF-8 as \xHH; the special token's own name as it is. New NUL-terminated UTF-8 block (pb_free). */
 pb_status pb_tokenizer_label(const pb_tokenizer *t, int32_t id, char **label, pb_error *err);
 
 int32_t pb_tokenizer_size(const pb_tokenizer *t);                           /* largest id + 1 */

@@ -73,8 +73,8 @@ static pb_status choose_special(const pb_tokenizer *t, pb_special special, pb_to
     return PB_OK;
 }
 
-pb_status pb_tokenizer_encode(const pb_tokenizer *t, const char *text, size_t length, pb_special special,
-                              int32_t **ids, size_t *n, pb_error *err) {
+pb_status pb_tokenizer_encode(const pb_tokenizer *t, const char *text, size_t length, pb_special special, int32_t **ids,
+                              size_t *n, pb_error *err) {
     if (length > INT32_MAX / 4)
         return pb_fail(err, PB_ERR_ARGUMENT, "the text has %zu bytes; at most %d can be tokenised at once", length,
                        INT32_MAX / 4);

@@ -3,9 +3,7 @@
 
 #include "model/tokenizer_internal.h"
 
-static uint64_t edge_key(int32_t node, unsigned char byte) {
-    return (uint64_t)(uint32_t)node << 8 | byte;
-}
+static uint64_t edge_key(int32_t node, unsigned char byte) { return (uint64_t)(uint32_t)node << 8 | byte; }
 
 static pb_status new_node(pb_tok_trie *trie, pb_context *ctx, int32_t *node, pb_error *err) {
     int32_t none = -1;

@@ -78,7 +78,7 @@ static bool add_symbol(encoder *e, int32_t id) {
     return pb_tok_buffer_append(&e->symbols, e->ctx, &s, sizeof s);
 }
 
-/* The id of text[n] as a symbol of its own with the word's affixes; -1 if there is none. *out, *out_n: that spelling. */
+/* The id of text[n] as a symbol with the word's affixes; -1 if there is none. *out, *out_n: that spelling. */
 static bool symbol_id(encoder *e, const char *text, size_t n, bool first, bool last, int32_t *id, const char **out,
                       size_t *out_n) {
     const pb_tok_bpe *bpe = e->bpe;
@@ -248,7 +248,8 @@ pb_status pb_tok_bpe_encode(const pb_tokenizer *t, pb_tok_pieces *p, pb_tok_buff
         if (i % 4096 == 4095)
             status = pb_context_check(e.ctx, err);
         if (pieces[i].length > INT32_MAX) { /* a normaliser can blow a text up */
-            status = pb_fail(err, PB_ERR_ARGUMENT, "a word has %zu bytes, more than can be tokenised", pieces[i].length);
+            status =
+                pb_fail(err, PB_ERR_ARGUMENT, "a word has %zu bytes, more than can be tokenised", pieces[i].length);
             break;
         }
         bool ok = pieces[i].id >= 0 ? pb_tok_buffer_append(ids, e.ctx, &pieces[i].id, sizeof(int32_t))

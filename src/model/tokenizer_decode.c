@@ -58,7 +58,10 @@ static int fallback_byte(pb_tok_string token) {
     int value = 0;
     for (int i = 3; i < 5; i++) {
         char c = token.text[i];
-        int digit = c >= '0' && c <= '9' ? c - '0' : c >= 'a' && c <= 'f' ? c - 'a' + 10 : c >= 'A' && c <= 'F' ? c - 'A' + 10 : -1;
+        int digit = c >= '0' && c <= '9'   ? c - '0'
+                    : c >= 'a' && c <= 'f' ? c - 'a' + 10
+                    : c >= 'A' && c <= 'F' ? c - 'A' + 10
+                                           : -1;
         if (digit < 0)
             return -1;
         value = value * 16 + digit;
@@ -143,15 +146,20 @@ static pb_status decode_token(const pb_tok_dec *dec, pb_context *ctx, pb_tok_str
     static const pb_tok_string space = {.text = " ", .length = 1}, nothing = {.text = "", .length = 0};
     pb_tok_pattern pattern = {.kind = PB_TOK_PATTERN_LITERAL, .literal = dec->content};
     switch (dec->kind) {
-    case PB_TOK_DEC_REPLACE: return append_replaced(ctx, &dec->pattern, dec->content, token, cuts, out, err);
+    case PB_TOK_DEC_REPLACE:
+        return append_replaced(ctx, &dec->pattern, dec->content, token, cuts, out, err);
     case PB_TOK_DEC_METASPACE: /* in the first token all of them go, as in the library */
-        return append_replaced(ctx, &pattern, i == 0 && dec->drop_first_prefix ? nothing : space, token, cuts, out, err);
+        return append_replaced(ctx, &pattern, i == 0 && dec->drop_first_prefix ? nothing : space, token, cuts, out,
+                               err);
     case PB_TOK_DEC_BPE:
         if (dec->content.length == 0)
             break;
         return append_replaced(ctx, &pattern, i + 1 == n ? nothing : space, token, cuts, out, err);
-    case PB_TOK_DEC_STRIP: token = stripped(dec, token); break;
-    default: break;
+    case PB_TOK_DEC_STRIP:
+        token = stripped(dec, token);
+        break;
+    default:
+        break;
     }
     if (!pb_tok_buffer_append(out, ctx, token.text, token.length))
         return pb_fail_memory(err, ctx, out->length, "a decoded text");
@@ -176,10 +184,17 @@ static pb_status decode_step(const pb_tok_dec *dec, pb_context *ctx, const token
                              pb_error *err) {
     bool ok;
     switch (dec->kind) {
-    case PB_TOK_DEC_BYTE_LEVEL: ok = decode_byte_level(ctx, in, out); break;
-    case PB_TOK_DEC_BYTE_FALLBACK: ok = decode_byte_fallback(ctx, in, out); break;
-    case PB_TOK_DEC_FUSE: ok = add_token(out, ctx, in->text.data, in->text.length); break;
-    default: return decode_each(dec, ctx, in, out, err);
+    case PB_TOK_DEC_BYTE_LEVEL:
+        ok = decode_byte_level(ctx, in, out);
+        break;
+    case PB_TOK_DEC_BYTE_FALLBACK:
+        ok = decode_byte_fallback(ctx, in, out);
+        break;
+    case PB_TOK_DEC_FUSE:
+        ok = add_token(out, ctx, in->text.data, in->text.length);
+        break;
+    default:
+        return decode_each(dec, ctx, in, out, err);
     }
     return ok ? PB_OK : pb_fail_memory(err, ctx, in->text.length, "a decoded text");
 }

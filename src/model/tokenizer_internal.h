@@ -270,12 +270,12 @@ typedef struct pb_tok_piece {
 
 typedef struct pb_tok_pieces {
     pb_context *ctx;
-    const char *text;      /* the caller's, or one of the two buffers below */
-    pb_tok_buffer spans;   /* pb_tok_piece, in order, none empty */
-    pb_tok_buffer next;    /* the spans that the running stage makes */
+    const char *text;       /* the caller's, or one of the two buffers below */
+    pb_tok_buffer spans;    /* pb_tok_piece, in order, none empty */
+    pb_tok_buffer next;     /* the spans that the running stage makes */
     pb_tok_buffer store[2]; /* texts of the last and of the running stage that changes text */
-    int active;            /* the store that the running stage writes to */
-    pb_tok_buffer cuts;    /* pb_tok_cut, scratch */
+    int active;             /* the store that the running stage writes to */
+    pb_tok_buffer cuts;     /* pb_tok_cut, scratch */
     pb_tok_buffer scratch[2];
 } pb_tok_pieces;
 

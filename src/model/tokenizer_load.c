@@ -58,8 +58,9 @@ static pb_status load_vocab(pb_tokenizer *t, json_t *vocab, pb_error *err) {
         json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
         if (id < 0 || id > PB_TOK_MAX_ID) {
             char got[64];
-            return pb_fail(err, PB_ERR_FORMAT, "model.vocab[\"%.100s\"]: a token id must be an integer from 0 to %d, got %s",
-                           key, PB_TOK_MAX_ID, pb_json_text(value, got, sizeof got));
+            return pb_fail(err, PB_ERR_FORMAT,
+                           "model.vocab[\"%.100s\"]: a token id must be an integer from 0 to %d, got %s", key,
+                           PB_TOK_MAX_ID, pb_json_text(value, got, sizeof got));
         }
         pb_tok_string token = pb_tok_keep(t, key, strlen(key));
         if (!token.text || !set_token(t, (int32_t)id, token) ||
@@ -135,8 +136,8 @@ static pb_status read_merge(const json_t *merge, size_t index, pb_tok_string *le
     size_t first = space ? (size_t)(space - text) : 0;
     if (!space || memchr(space + 1, ' ', n - first - 1))
         return pb_fail(err, PB_ERR_FORMAT,
-                       "model.merges[%zu] must be two tokens, as \"left right\" or [\"left\", \"right\"], got %s", index,
-                       pb_json_text(merge, got, sizeof got));
+                       "model.merges[%zu] must be two tokens, as \"left right\" or [\"left\", \"right\"], got %s",
+                       index, pb_json_text(merge, got, sizeof got));
     *left = (pb_tok_string){text, first};
     *right = (pb_tok_string){space + 1, n - first - 1};
     return PB_OK;
@@ -254,7 +255,8 @@ static pb_status add_added(pb_tokenizer *t, pb_tok_added *a, int32_t *next_id, p
         return pb_fail(err, PB_ERR_FORMAT, "added_tokens: there are more than %d tokens", PB_TOK_MAX_ID);
     a->id = known >= 0 ? known : (*next_id)++;
     if (a->id != said)
-        pb_context_warn(t->ctx, "tokenizer: the added token \"%s\" says id %d but gets %d, as in the tokenizers library",
+        pb_context_warn(t->ctx,
+                        "tokenizer: the added token \"%s\" says id %d but gets %d, as in the tokenizers library",
                         a->content.text, (int)said, (int)a->id);
     PB_TRY(normalize_added(t, a, err));
     if (!set_token(t, a->id, a->content) || !pb_tok_string_map_set(&t->added_by_content, t->ctx, a->content, a->id))
@@ -353,12 +355,21 @@ static pb_status add_config_token(pb_tokenizer *t, const json_t *config, const c
 
 /* config may be NULL. Without its word BOS and EOS are known by their usual names. */
 static pb_status load_config(pb_tokenizer *t, const json_t *config, pb_error *err) {
-    static const char *const bos_names[] = {"<s>", "<bos>", "<|begin_of_text|>", "<|startoftext|>",
-                                            "<\xEF\xBD\x9C" "begin\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
-                                            "<|endoftext|>", NULL};
-    static const char *const eos_names[] = {"</s>", "<eos>", "<|end_of_text|>",
-                                            "<\xEF\xBD\x9C" "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
-                                            "<|endoftext|>", NULL};
+    static const char *const bos_names[] = {"<s>",
+                                            "<bos>",
+                                            "<|begin_of_text|>",
+                                            "<|startoftext|>",
+                                            "<\xEF\xBD\x9C"
+                                            "begin\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+                                            "<|endoftext|>",
+                                            NULL};
+    static const char *const eos_names[] = {"</s>",
+                                            "<eos>",
+                                            "<|end_of_text|>",
+                                            "<\xEF\xBD\x9C"
+                                            "end\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>",
+                                            "<|endoftext|>",
+                                            NULL};
     bool bos_named, eos_named;
     if (config && !json_is_object(config))
         return pb_fail(err, PB_ERR_FORMAT, "the top level must be an object");
@@ -434,10 +445,11 @@ pb_status pb_tok_load(pb_tokenizer *t, const char *path, pb_error *err) {
     if (!folder || !file || !config)
         status = no_memory(t, err);
     if (status == PB_OK && pb_folder_exists(path) && !pb_file_exists(file))
-        status = pb_fail(err, PB_ERR_IO,
-                         "%s: there is no tokenizer.json in this folder (vocab.json and merges.txt or tokenizer.model alone "
-                         "are not read; transformers' save_pretrained writes one)",
-                         path);
+        status =
+            pb_fail(err, PB_ERR_IO,
+                    "%s: there is no tokenizer.json in this folder (vocab.json and merges.txt or tokenizer.model alone "
+                    "are not read; transformers' save_pretrained writes one)",
+                    path);
     if (status == PB_OK)
         status = load_tokenizer_file(t, file, err);
     if (status == PB_OK)
@@ -459,9 +471,9 @@ void pb_tok_destroy(pb_tokenizer *t) {
         pb_tok_pattern_free(&PB_TOK_ITEMS(t->decs, pb_tok_dec)[i].pattern);
     for (size_t i = 0; i < PB_TOK_COUNT(t->arena_blocks, char *); i++)
         pb_free(PB_TOK_ITEMS(t->arena_blocks, char *)[i]);
-    pb_tok_buffer *buffers[] = {&t->arena_blocks, &t->tokens,          &t->added, &t->added_of_id, &t->skipped,
-                                &t->norms,        &t->pres,            &t->decs,  &t->prefix,      &t->suffix,
-                                &t->raw_trie.value, &t->normalized_trie.value};
+    pb_tok_buffer *buffers[] = {&t->arena_blocks, &t->tokens, &t->added,          &t->added_of_id,
+                                &t->skipped,      &t->norms,  &t->pres,           &t->decs,
+                                &t->prefix,       &t->suffix, &t->raw_trie.value, &t->normalized_trie.value};
     for (size_t i = 0; i < sizeof buffers / sizeof *buffers; i++)
         pb_tok_buffer_free(buffers[i]);
     pb_free(t->bpe.vocab.slots);

@@ -8,9 +8,7 @@
  * utf8proc decomposes and composes; the order of combining marks is ours, since its own takes quadratic time on a long
  * run of them. */
 
-static uint8_t mark_class(int32_t c) {
-    return c < 0x300 ? 0 : (uint8_t)utf8proc_get_property(c)->combining_class;
-}
+static uint8_t mark_class(int32_t c) { return c < 0x300 ? 0 : (uint8_t)utf8proc_get_property(c)->combining_class; }
 
 /* Stable sort of marks[n] by class. scratch holds n more. */
 static void sort_marks(int32_t *marks, size_t n, int32_t *scratch) {
@@ -81,7 +79,8 @@ static pb_status normal_form(pb_context *ctx, bool compose, bool compatible, con
         ok = pb_tok_buffer_append(out, ctx, text, n);
         goto done;
     }
-    utf8proc_option_t options = (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
+    utf8proc_option_t options =
+        (utf8proc_option_t)(UTF8PROC_STABLE | UTF8PROC_DECOMPOSE | (compatible ? UTF8PROC_COMPAT : 0));
     ok = decompose(ctx, text, n, options, &points);
     size_t count = PB_TOK_COUNT(points, int32_t);
     scratch = ok ? pb_alloc(ctx, count, sizeof *scratch) : NULL;
@@ -110,8 +109,9 @@ static bool is_mark(uint32_t c) {
 }
 
 static bool is_chinese(uint32_t c) {
-    static const uint32_t ranges[][2] = {{0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF}, {0x2A700, 0x2B73F},
-                                         {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF}, {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F}};
+    static const uint32_t ranges[][2] = {{0x4E00, 0x9FFF},   {0x3400, 0x4DBF},   {0x20000, 0x2A6DF},
+                                         {0x2A700, 0x2B73F}, {0x2B740, 0x2B81F}, {0x2B920, 0x2CEAF},
+                                         {0xF900, 0xFAFF},   {0x2F800, 0x2FA1F}};
     for (size_t i = 0; i < sizeof ranges / sizeof *ranges; i++)
         if (c >= ranges[i][0] && c <= ranges[i][1])
             return true;
@@ -141,7 +141,8 @@ static bool append_mapped(pb_context *ctx, pb_tok_norm_kind kind, uint32_t c, pb
         if (c == 0x130) /* the only character whose lower case has two */
             return pb_tok_buffer_append(out, ctx, "i\xCC\x87", 3);
         return pb_tok_buffer_append_char(out, ctx, (uint32_t)utf8proc_tolower((int32_t)c));
-    case PB_TOK_NORM_STRIP_ACCENTS: return is_mark(c) || pb_tok_buffer_append_char(out, ctx, c);
+    case PB_TOK_NORM_STRIP_ACCENTS:
+        return is_mark(c) || pb_tok_buffer_append_char(out, ctx, c);
     case PB_TOK_NORM_BERT_ACCENTS:
         return utf8proc_category((int32_t)c) == UTF8PROC_CATEGORY_MN || pb_tok_buffer_append_char(out, ctx, c);
     case PB_TOK_NORM_NMT:
@@ -153,7 +154,8 @@ static bool append_mapped(pb_context *ctx, pb_tok_norm_kind kind, uint32_t c, pb
             return pb_tok_buffer_append_char(out, ctx, c);
         return pb_tok_buffer_append(out, ctx, " ", 1) && pb_tok_buffer_append_char(out, ctx, c) &&
                pb_tok_buffer_append(out, ctx, " ", 1);
-    default: return false;
+    default:
+        return false;
     }
 }
 
@@ -207,11 +209,16 @@ static pb_status apply(const pb_tok_norm *norm, const char *text, size_t n, pb_t
     pb_context *ctx = p->ctx;
     bool ok = true;
     switch (norm->kind) {
-    case PB_TOK_NORM_NFC: return normal_form(ctx, true, false, text, n, out, err);
-    case PB_TOK_NORM_NFKC: return normal_form(ctx, true, true, text, n, out, err);
-    case PB_TOK_NORM_NFD: return normal_form(ctx, false, false, text, n, out, err);
-    case PB_TOK_NORM_NFKD: return normal_form(ctx, false, true, text, n, out, err);
-    case PB_TOK_NORM_REPLACE: return replace(norm, text, n, out, p, err);
+    case PB_TOK_NORM_NFC:
+        return normal_form(ctx, true, false, text, n, out, err);
+    case PB_TOK_NORM_NFKC:
+        return normal_form(ctx, true, true, text, n, out, err);
+    case PB_TOK_NORM_NFD:
+        return normal_form(ctx, false, false, text, n, out, err);
+    case PB_TOK_NORM_NFKD:
+        return normal_form(ctx, false, true, text, n, out, err);
+    case PB_TOK_NORM_REPLACE:
+        return replace(norm, text, n, out, p, err);
     case PB_TOK_NORM_STRIP:
         strip(norm, &text, &n);
         ok = pb_tok_buffer_append(out, ctx, text, n);
@@ -224,13 +231,14 @@ static pb_status apply(const pb_tok_norm *norm, const char *text, size_t n, pb_t
         for (size_t i = 0; i < n && ok; i++)
             ok = pb_tok_buffer_append_char(out, ctx, pb_tok_byte_char((uint8_t)text[i]));
         break;
-    default: return map_chars(ctx, norm->kind, text, n, out, err);
+    default:
+        return map_chars(ctx, norm->kind, text, n, out, err);
     }
     return ok ? PB_OK : pb_fail_memory(err, ctx, out->length + n, "a normalised text");
 }
 
-pb_status pb_tok_normalize_text(const pb_tokenizer *t, const char *text, size_t n, pb_tok_buffer *out,
-                                pb_tok_pieces *p, pb_error *err) {
+pb_status pb_tok_normalize_text(const pb_tokenizer *t, const char *text, size_t n, pb_tok_buffer *out, pb_tok_pieces *p,
+                                pb_error *err) {
     const pb_tok_norm *norms = PB_TOK_ITEMS(t->norms, const pb_tok_norm);
     size_t count = PB_TOK_COUNT(t->norms, pb_tok_norm);
     int active = 0;

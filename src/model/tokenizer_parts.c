@@ -49,7 +49,8 @@ static pb_status load_regex(pb_tokenizer *t, const char *source, size_t n, const
     pb_status status = pb_tok_regex_compile(t->ctx, source, n, &out->regex, err);
     if (status == PB_ERR_MEMORY)
         return status;
-    return status == PB_OK ? PB_OK : pb_error_prefix(err, status, "%s: \"%.120s%s\": ", where, source, n > 120 ? "..." : "");
+    return status == PB_OK ? PB_OK
+                           : pb_error_prefix(err, status, "%s: \"%.120s%s\": ", where, source, n > 120 ? "..." : "");
 }
 
 /* "pattern": {"String": text} or {"Regex": source} */
@@ -147,9 +148,12 @@ static pb_status load_norm(pb_tokenizer *t, const json_t *json, const char *wher
     case PB_TOK_NORM_STRIP:
         PB_TRY(pb_json_bool(json, where, "strip_left", &norm->left, err));
         return pb_json_bool(json, where, "strip_right", &norm->right, err);
-    case PB_TOK_NORM_PREPEND: return load_text(t, json, where, "prepend", &norm->content, err);
-    case PB_TOK_NORM_REPLACE: return load_replace(t, json, where, &norm->pattern, &norm->content, err);
-    default: return PB_OK;
+    case PB_TOK_NORM_PREPEND:
+        return load_text(t, json, where, "prepend", &norm->content, err);
+    case PB_TOK_NORM_REPLACE:
+        return load_replace(t, json, where, &norm->pattern, &norm->content, err);
+    default:
+        return PB_OK;
     }
 }
 
@@ -346,10 +350,14 @@ static pb_status load_dec(pb_tokenizer *t, const json_t *json, const char *where
         PB_TRY(load_prepend(json, where, &prepend, err));
         dec->drop_first_prefix = prepend != PB_TOK_PREPEND_NEVER;
         return load_char(t, json, where, "replacement", &dec->content, err);
-    case PB_TOK_DEC_REPLACE: return load_replace(t, json, where, &dec->pattern, &dec->content, err);
-    case PB_TOK_DEC_STRIP: return load_strip_decoder(t, json, where, dec, err);
-    case PB_TOK_DEC_BPE: return load_text(t, json, where, "suffix", &dec->content, err);
-    default: return PB_OK;
+    case PB_TOK_DEC_REPLACE:
+        return load_replace(t, json, where, &dec->pattern, &dec->content, err);
+    case PB_TOK_DEC_STRIP:
+        return load_strip_decoder(t, json, where, dec, err);
+    case PB_TOK_DEC_BPE:
+        return load_text(t, json, where, "suffix", &dec->content, err);
+    default:
+        return PB_OK;
     }
 }
 
@@ -358,9 +366,12 @@ pb_status pb_tok_load_decoder(pb_tokenizer *t, json_t *json, const char *where, 
         const char *type;
         pb_tok_dec_kind kind;
     } known[] = {
-        {"ByteLevel", PB_TOK_DEC_BYTE_LEVEL}, {"Metaspace", PB_TOK_DEC_METASPACE},
-        {"Replace", PB_TOK_DEC_REPLACE},      {"ByteFallback", PB_TOK_DEC_BYTE_FALLBACK},
-        {"Fuse", PB_TOK_DEC_FUSE},            {"Strip", PB_TOK_DEC_STRIP},
+        {"ByteLevel", PB_TOK_DEC_BYTE_LEVEL},
+        {"Metaspace", PB_TOK_DEC_METASPACE},
+        {"Replace", PB_TOK_DEC_REPLACE},
+        {"ByteFallback", PB_TOK_DEC_BYTE_FALLBACK},
+        {"Fuse", PB_TOK_DEC_FUSE},
+        {"Strip", PB_TOK_DEC_STRIP},
         {"BPEDecoder", PB_TOK_DEC_BPE},
     };
     const char *type;
@@ -419,8 +430,8 @@ static pb_status add_template_token(pb_tokenizer *t, const json_t *table, const 
                                     pb_tok_buffer *out, pb_error *err) {
     const json_t *entry = json_object_get(table, name), *ids = json_object_get(entry, "ids");
     if (!entry)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: \"single\" names the token \"%s\", which \"special_tokens\" lacks", where,
-                       name);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: \"single\" names the token \"%s\", which \"special_tokens\" lacks",
+                       where, name);
     if (!json_is_array(ids))
         return pb_fail(err, PB_ERR_FORMAT, "%s: special_tokens[\"%s\"]: \"ids\" must be an array", where, name);
     for (size_t i = 0; i < json_array_size(ids); i++) {

@@ -8,11 +8,14 @@
 /* Does the cut join the one before it (after it, for MERGED_WITH_NEXT, where we walk backwards)? */
 static bool joins(pb_tok_behavior behavior, bool is_match, bool last_was_match) {
     switch (behavior) {
-    case PB_TOK_CONTIGUOUS: return is_match == last_was_match;
+    case PB_TOK_CONTIGUOUS:
+        return is_match == last_was_match;
     case PB_TOK_MERGED_WITH_PREVIOUS:
-    case PB_TOK_MERGED_WITH_NEXT: return is_match && !last_was_match;
+    case PB_TOK_MERGED_WITH_NEXT:
+        return is_match && !last_was_match;
     case PB_TOK_REMOVED:
-    case PB_TOK_ISOLATED: return false;
+    case PB_TOK_ISOLATED:
+        return false;
     }
     return false;
 }
@@ -167,10 +170,18 @@ pb_status pb_tok_pretokenize(const pb_tokenizer *t, pb_tok_pieces *p, pb_error *
                 continue;
             }
             switch (pres[k].kind) {
-            case PB_TOK_PRE_SPLIT: PB_TRY(split(&pres[k], p, piece, err)); break;
-            case PB_TOK_PRE_BYTE_LEVEL: PB_TRY(byte_level(&pres[k], p, piece, err)); break;
-            case PB_TOK_PRE_METASPACE: PB_TRY(metaspace(&pres[k], p, piece, err)); break;
-            case PB_TOK_PRE_FIXED_LENGTH: PB_TRY(fixed_length(&pres[k], p, piece, err)); break;
+            case PB_TOK_PRE_SPLIT:
+                PB_TRY(split(&pres[k], p, piece, err));
+                break;
+            case PB_TOK_PRE_BYTE_LEVEL:
+                PB_TRY(byte_level(&pres[k], p, piece, err));
+                break;
+            case PB_TOK_PRE_METASPACE:
+                PB_TRY(metaspace(&pres[k], p, piece, err));
+                break;
+            case PB_TOK_PRE_FIXED_LENGTH:
+                PB_TRY(fixed_length(&pres[k], p, piece, err));
+                break;
             }
         }
         if (pres[k].kind == PB_TOK_PRE_BYTE_LEVEL || pres[k].kind == PB_TOK_PRE_METASPACE)

@@ -186,9 +186,15 @@ pb_status pb_tok_pattern_cut(pb_context *ctx, const pb_tok_pattern *pattern, con
     if (n == 0)
         return PB_OK;
     switch (pattern->kind) {
-    case PB_TOK_PATTERN_REGEX: PB_TRY(cut_by_regex(pattern->regex, text, n, &c, err)); break;
-    case PB_TOK_PATTERN_LITERAL: cut_by_literal(pattern->literal, text, n, &c); break;
-    case PB_TOK_PATTERN_CHARS: cut_by_chars(pattern->is_member, text, n, &c); break;
+    case PB_TOK_PATTERN_REGEX:
+        PB_TRY(cut_by_regex(pattern->regex, text, n, &c, err));
+        break;
+    case PB_TOK_PATTERN_LITERAL:
+        cut_by_literal(pattern->literal, text, n, &c);
+        break;
+    case PB_TOK_PATTERN_CHARS:
+        cut_by_chars(pattern->is_member, text, n, &c);
+        break;
     }
     add_rest(&c, n);
     return c.failed ? pb_fail_memory(err, ctx, cuts->length, "the pieces of a text") : PB_OK;
