@@ -327,6 +327,9 @@ int main(int argc, char **argv) {
     b.peak = pb_blas_peak_gflops(b.ctx, 1.0);
     printf("%s\nkernels %s / %s, %d threads, one large sgemm: %.1f GFLOP/s\n", pb_blas_config(), pb_blas_corename(),
            pb_kernels_name(), pb_context_threads(b.ctx), b.peak);
+    double load = 0;
+    if (getloadavg(&load, 1) == 1 && load > 0.5)
+        printf("NOTE: others use this machine (load %.1f): the numbers below are too low\n", load);
     make_runs(&b);
     printf("one whole forward pass over %d tokens: %.4f s (best of 7; the gain extrapolates it to one pass a variant)\n\n", T, b.pass);
     printf("%-28s %6s %10s %8s %8s  %7s %10s %8s\n", "workload", "number", "time", "GFLOP", "GFLOP/s", "of peak", "", "gain");
