@@ -5,11 +5,7 @@
 #include <stdlib.h>
 
 #ifdef _OPENMP
-#if __has_include(<omp.h>)
 #include <omp.h>
-#else
-int omp_get_max_threads(void); /* clang ships its omp.h in a package of its own; the symbol is libgomp's as well */
-#endif
 #endif
 
 enum { MAX_THREADS = 4096 };

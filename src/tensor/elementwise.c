@@ -40,7 +40,7 @@ typedef void (*unary_lane)(int64_t n, const float *a, int64_t sa, float *out, in
 
 BINARY_LANE(lane_add, SIMD, x + y)
 BINARY_LANE(lane_sub, SIMD, x - y)
-BINARY_LANE(lane_mul, SIMD, x *y)
+BINARY_LANE(lane_mul, SIMD, (x) * (y))
 BINARY_LANE(lane_div, SIMD, x / y)
 BINARY_LANE(lane_pow, CALLS, powf(x, y))
 BINARY_LANE(lane_min, SIMD, x < y || x != x ? x : y)
@@ -90,7 +90,7 @@ UNARY_LANE(lane_log, CALLS, logf(x))
 UNARY_LANE(lane_sqrt, SIMD, sqrtf(x))
 UNARY_LANE(lane_tanh, CALLS, tanhf(x))
 UNARY_LANE(lane_sigmoid, CALLS, 1.0f / (1.0f + expf(-x)))
-UNARY_LANE(lane_square, SIMD, x *x)
+UNARY_LANE(lane_square, SIMD, (x) * (x))
 UNARY_LANE(lane_relu, SIMD, x < 0.0f ? 0.0f : x) /* NaN stays */
 UNARY_LANE(lane_gelu, CALLS, 0.5f * x * (1.0f + erff(x * SQRT_HALF)))
 UNARY_LANE(lane_gelu_tanh, CALLS, 0.5f * x * (1.0f + tanhf(SQRT_2_OVER_PI * (x + 0.044715f * x * x * x))))

@@ -1,4 +1,5 @@
 /* Decompositions through LAPACK: SVD, eigenvalues; and the checks that all users of LAPACK share. */
+#include "tensor/blas_threads.h"
 #include "tensor/lapack.h"
 
 #include <float.h>
@@ -117,8 +118,11 @@ pb_status pb_tensor_svd(const pb_tensor *a, pb_tensor **u, pb_tensor **s, pb_ten
         status = pb_tensor_create(ctx, PB_F32, 1, &k, &values, err);
     if (status == PB_OK)
         status = pb_tensor_create(ctx, PB_F32, 2, (int64_t[]){k, n}, &right, err);
-    if (status == PB_OK && k > 0)
+    if (status == PB_OK && k > 0) {
+        int before = pb_blas_threads_use(ctx);
         status = run_svd(copy, left, values, right, err);
+        pb_blas_threads_restore(before);
+    }
     if (status == PB_OK) {
         *u = left;
         *s = values;
@@ -176,7 +180,9 @@ pb_status pb_tensor_eigh(const pb_tensor *a, pb_tensor **values, pb_tensor **vec
         status = pb_tensor_create(ctx, PB_F32, 2, (int64_t[]){n, n}, &v, err);
     if (status == PB_OK && n > 0) {
         pb_to_double(a, matrix, false, n);
+        int before = pb_blas_threads_use(ctx);
         status = run_eigh(ctx, (int)n, matrix, numbers, err);
+        pb_blas_threads_restore(before);
     }
     if (status == PB_OK) {
         for (int64_t i = 0; i < n; i++) {
@@ -242,7 +248,9 @@ pb_status pb_tensor_eigvals(const pb_tensor *a, pb_tensor **values, pb_error *er
         status = pb_tensor_create(ctx, PB_F32, 2, (int64_t[]){n, 2}, &out, err);
     if (status == PB_OK && n > 0) {
         pb_to_double(a, matrix, false, n);
+        int before = pb_blas_threads_use(ctx);
         status = run_eigvals(ctx, (int)n, matrix, parts, parts + n, err);
+        pb_blas_threads_restore(before);
     }
     if (status == PB_OK) {
         for (int64_t i = 0; i < n; i++)

@@ -6,6 +6,8 @@
 #include <limits.h>
 #include <string.h>
 
+#include "tensor/blas_threads.h"
+
 /* A matrix as sgemm can read it: row-major with rows `lead` apart, or the transpose of such a one. */
 typedef struct gemm_operand {
     bool transposed;
@@ -152,8 +154,11 @@ pb_status pb_tensor_matmul(const pb_tensor *a, const pb_tensor *b, pb_tensor **o
     if (b->ndim > 1)
         shape[ndim++] = p.n;
     status = pb_tensor_create(pb_tensor_context(a), PB_F32, ndim, shape, &result, err);
-    if (status == PB_OK)
+    if (status == PB_OK) {
+        int before = pb_blas_threads_use(pb_tensor_context(a));
         status = run_product(&p, result, err);
+        pb_blas_threads_restore(before);
+    }
     if (status != PB_OK)
         goto done;
     *out = result;

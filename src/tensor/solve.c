@@ -1,4 +1,5 @@
 /* Linear systems through LAPACK, in double: solve, Cholesky, least squares. */
+#include "tensor/blas_threads.h"
 #include "tensor/lapack.h"
 
 #include <float.h>
@@ -97,8 +98,11 @@ pb_status pb_tensor_solve(const pb_tensor *a, const pb_tensor *b, pb_tensor **ou
     } else {
         pb_to_double(a, matrix, true, (int64_t)n);
         pb_to_double(b, x, true, (int64_t)n);
-        if (n > 0 && columns > 0)
+        if (n > 0 && columns > 0) {
+            int before = pb_blas_threads_use(ctx);
             status = run_solve(ctx, (int)n, columns, matrix, x, err);
+            pb_blas_threads_restore(before);
+        }
         if (status == PB_OK)
             status = solution_from(ctx, x, (int64_t)n, (int64_t)n, columns, b->ndim, "solve", out, err);
     }
@@ -126,8 +130,11 @@ pb_status pb_tensor_cholesky(const pb_tensor *a, pb_tensor **out, pb_error *err)
         goto done;
     }
     pb_to_double(a, matrix, false, n);
-    if (n > 0)
+    if (n > 0) {
+        int before = pb_blas_threads_use(ctx);
         dpotrf_("U", &n, matrix, &n, &info, 1);
+        pb_blas_threads_restore(before);
+    }
     if (info > 0) {
         status =
             pb_fail(err, PB_ERR_NUMERIC,
@@ -195,7 +202,9 @@ pb_status pb_tensor_lstsq(const pb_tensor *a, const pb_tensor *b, pb_tensor **ou
         pb_to_double(a, matrix, true, (int64_t)rows);
         if (rows > 0 && n > 0 && columns > 0) { /* else x is 0, the smallest solution there is */
             pb_to_double(b, x, true, (int64_t)lead);
+            int before = pb_blas_threads_use(ctx);
             status = run_lstsq(ctx, (int)rows, (int)n, columns, matrix, x, err);
+            pb_blas_threads_restore(before);
         }
         if (status == PB_OK)
             status = solution_from(ctx, x, (int64_t)lead, (int64_t)n, columns, b->ndim, "lstsq", out, err);

@@ -60,7 +60,10 @@ static uint32_t float_bits(float value) {
     return bits;
 }
 
-/* The three cases of a half are all computed and one is chosen, so that the loop vectorises. Subnormals go through an
+/* All ones if the condition holds, else 0: choosing with it leaves no branch that would keep a loop from vectorising. */
+static uint32_t mask_if(bool condition) { return 0u - (uint32_t)condition; }
+
+/* The three cases of a half are all computed and one is chosen. Subnormals go through an
  * integer conversion: no step meets a float32 subnormal, so flush-to-zero modes change nothing. */
 static uint32_t half_to_float_bits(uint32_t half) {
     uint32_t sign = (half & 0x8000u) << 16;
@@ -68,9 +71,8 @@ static uint32_t half_to_float_bits(uint32_t half) {
     uint32_t normal = (magnitude << 13) + ((127u - 15u) << 23);
     uint32_t subnormal = float_bits((float)(int32_t)magnitude * 0x1p-24f);
     uint32_t special = (magnitude << 13) | 0x7f800000u; /* infinity, NaN with its payload */
-    uint32_t value = magnitude < 0x400u ? subnormal : normal;
-    value = magnitude >= 0x7c00u ? special : value;
-    return sign | value;
+    uint32_t small = mask_if(magnitude < 0x400u), large = mask_if(magnitude >= 0x7c00u);
+    return sign | (small & subnormal) | (large & special) | (~(small | large) & normal);
 }
 
 static void widen_half(const unsigned char *in, size_t count, float *out) {
