@@ -8,6 +8,9 @@ patchbay=$1
 shift
 : "${PB_TEST_DATA:=tests}" "${PB_SHARED:=../shared}" "${PB_TEST_TIMEOUT:=300}"
 export PB_TEST_DATA PB_SHARED
+# Idle threads sleep: on a busy machine spinning ones make small tests take minutes. The user's own setting stays.
+: "${OMP_WAIT_POLICY:=passive}"
+export OMP_WAIT_POLICY
 log=$(mktemp "${TMPDIR:-/tmp}/patchbay-test.XXXXXX") || exit 1
 trap 'rm -f "$log"' EXIT
 trap 'exit 130' INT TERM

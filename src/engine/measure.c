@@ -58,7 +58,8 @@ static size_t lane_bytes(const pb_spec *spec, const pb_lane *lane) {
 /* What a chunk needs beside its lanes: a layer's buffers, attention scratch, a block of logits. */
 static size_t fixed_bytes(const pb_spec *spec, int64_t group_rows, int32_t T, bool logits) {
     size_t attention = (size_t)T * ((size_t)spec->d_head + 8) * sizeof(float) * 4;
-    return pb_layer_bytes(spec, group_rows) + attention + (logits ? (size_t)48 << 20 : 0);
+    size_t block = (size_t)spec->vocab * sizeof(float) * 512, most = (size_t)48 << 20;
+    return pb_layer_bytes(spec, group_rows) + attention + (logits ? (block < most ? block : most) : 0);
 }
 
 static pb_status close_chunk(plan_state *s, chunk_bounds *open, size_t bytes, pb_error *err) {

@@ -131,7 +131,7 @@ static pb_status check_read(const pb_model *model, const pb_lane *lane, pb_error
         return pb_fail(err, PB_ERR_ARGUMENT,
                        "nothing reads the patch at '%s'%s: what is measured cannot depend on it (later positions never reach earlier ones, and "
                        "after the last layer's attention only the positions that the metric reads count); drop it, move it, or allow it with "
-                       "unread = \"ok\"",
+                       "allow_unread = true",
                        site, where);
     }
     return PB_OK;

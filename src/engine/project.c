@@ -99,6 +99,14 @@ static pb_status project_by_head(pb_group *g, const pb_member *m, float *inputs,
     return PB_OK;
 }
 
+/* Does the lane change one of the sites first..last of the layer (and not only look at it)? */
+static bool has_edit(const pb_lane *lane, int layer, pb_site_kind first, pb_site_kind last) {
+    for (size_t i = 0; i < lane->n_edits; i++)
+        if (lane->edits[i].layer == layer && lane->edits[i].kind >= first && lane->edits[i].kind <= last)
+            return true;
+    return false;
+}
+
 /* attn_in, q_input, k_input, v_input: copies of the residual stream before ln1, one per head. A key/value head of a grouped
  * model reads the attn_in copy of its group's first query head. */
 static pb_status split_inputs(pb_group *g, pb_member *m, pb_error *err) {
@@ -106,14 +114,11 @@ static pb_status split_inputs(pb_group *g, pb_member *m, pb_error *err) {
     int64_t D = spec->d_model, H = spec->heads, KV = spec->kv_heads, n = m->n_a, row = (H + KV + KV) * D;
     if (n == 0)
         return PB_OK;
-    if (pb_lane_touches_range(m->lane, g->layer, PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED))
-        for (size_t i = 0; i < m->lane->n_edits; i++)
-            if (m->lane->edits[i].layer == g->layer &&
-                (m->lane->edits[i].kind == PB_SITE_LN1_SCALE || m->lane->edits[i].kind == PB_SITE_LN1_NORMALIZED))
-                return pb_fail(err, PB_ERR_UNSUPPORTED,
-                               "layer %d is patched both per head before ln1 (attn_in, q_input, k_input or v_input) and at ln1: the norm of "
-                               "which copy is meant? Patch one of them",
-                               g->layer);
+    if (has_edit(m->lane, g->layer, PB_SITE_ATTN_IN, PB_SITE_V_INPUT) && has_edit(m->lane, g->layer, PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED))
+        return pb_fail(err, PB_ERR_UNSUPPORTED,
+                       "layer %d is patched both per head before ln1 (attn_in, q_input, k_input or v_input) and at ln1: the norm of "
+                       "which copy is meant? Patch one of them",
+                       g->layer);
     float *in = pb_alloc(g->pass->ctx, (size_t)(n * row), sizeof *in);
     if (!in)
         return pb_fail_memory(err, g->pass->ctx, (size_t)(n * row) * sizeof *in, "per-head inputs of attention");
