@@ -172,6 +172,32 @@ static void open__other_mistakes__named(void **state) {
          "\"single\":[],"
          "\"special_tokens\":{}}}",
          "the text would vanish"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":7}",
+         "pre_tokenizer must be null or an object"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Split\",\"behavior\":"
+         "\"Removed\"}}",
+         "\"pattern\" must be {\"String\": text}"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"pre_tokenizer\":{\"type\":\"Metaspace\",\"replacement\":\"_"
+         "\","
+         "\"prepend_scheme\":\"sometimes\"}}",
+         "it must be always, first or never"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"decoder\":{\"type\":\"Metaspace\",\"replacement\":\"_\","
+         "\"prepend_scheme\":\"first\",\"add_prefix_space\":false}}",
+         "\"add_prefix_space\" is false but"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"normalizer\":{\"type\":\"Prepend\"}}",
+         "\"prepend\" must be a string"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"post_processor\":{\"type\":\"Banana\"}}",
+         "post_processor: type \"Banana\""},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"post_processor\":{\"type\":\"TemplateProcessing\","
+         "\"single\":"
+         "[{\"Sequence\":{\"id\":\"B\"}}],\"special_tokens\":{}}}",
+         "must have the sequence A once"},
+        {"{\"model\":{\"vocab\":{\"a\":0},\"merges\":[]},\"post_processor\":{\"type\":\"TemplateProcessing\","
+         "\"single\":"
+         "[7],\"special_tokens\":{}}}",
+         "single[0] must be a SpecialToken or a Sequence"},
+        {"{\"model\":{\"continuing_subword_prefix\":\"##\",\"vocab\":{\"a\":0},\"merges\":[\"a a\"]}}",
+         "shorter than continuing_subword_prefix"},
         {"{\"model\":{\"vocab\":{\"a\":0,\"a\":1},\"merges\":[]}}", "duplicate object key"},
     };
     pb_context *ctx = test_context();
@@ -295,6 +321,25 @@ static void added_token__with_another_id_than_the_library_gives__warns(void **st
     assert_ok(test_tokenizer_of(ctx, NULL, NULL, NULL, "[{\"id\":99,\"content\":\"x\"}]", &t, &err));
     assert_int_equal(warnings, 1);
     assert_int_equal(pb_tokenizer_find(t, "x"), 7);
+    pb_tokenizer_unref(t);
+    pb_context_unref(ctx);
+}
+
+/* The later of two added tokens with the same text holds. */
+static void added_token__given_twice__later_flags_hold(void **state) {
+    (void)state;
+    pb_context *ctx = test_context();
+    pb_error err = {0};
+    pb_tokenizer *t = NULL;
+    assert_ok(test_tokenizer_of(ctx, NULL, NULL, NULL,
+                                "[{\"id\":7,\"content\":\"x\"},{\"id\":7,\"content\":\"x\",\"special\":true,\"lstrip\":"
+                                "true},{\"id\":8,\"content\":\"\"}]",
+                                &t, &err));
+    assert_int_equal(pb_tokenizer_size(t), 8);
+    assert_true(pb_tokenizer_is_special(t, 7));
+    int32_t first;
+    assert_int_equal(count_ids(t, "  x", PB_SPECIAL_OFF, &first), 1);
+    assert_int_equal(first, 7);
     pb_tokenizer_unref(t);
     pb_context_unref(ctx);
 }
@@ -852,6 +897,7 @@ int main(void) {
         cmocka_unit_test(special__default_off_on),
         cmocka_unit_test(config__add_bos_and_eos__around_the_text),
         cmocka_unit_test(added_token__with_another_id_than_the_library_gives__warns),
+        cmocka_unit_test(added_token__given_twice__later_flags_hold),
         cmocka_unit_test(encode__invalid_utf8__names_the_byte),
         cmocka_unit_test(round_trip__random_texts__come_back),
         cmocka_unit_test(piece__of_a_text_s_ids__join_to_the_text),

@@ -151,6 +151,10 @@ static void regex__what_ruby_means_otherwise__is_rewritten(void **state) {
         {"[\\w-]+", "a-b c", "a-b/ /c"},
         {"[a\\-z]+", "a-zb", "a-z/b"},
         {"[]a]+", "x]a]x", "x/]a]/x"},
+        {"[^\\S\n]+", "a \t\nb", "a/ \t/\nb"},
+        {"[a-\\x63]+", "xabcd", "x/abc/d"},
+        {"[[:sp ace:]]+", "xace:]", "x/ace:/]"}, /* no name of POSIX: a class */
+        {"[\\p{Lu}\\P{L}]+", "aB1c", "a/B1/c"},
         {"[--/]+", "a-./b", "a/-.//b"},
         {"[a-c-e]+", "bd-e", "b/d/-e"},
         {"[^]x]+", "a]x", "a/]x"},
@@ -268,6 +272,28 @@ static void regex__exponential_pattern__gives_up_with_an_error(void **state) {
     assert_error(pb_tokenizer_encode(t, text, sizeof text, PB_SPECIAL_OFF, &ids, &n, &err), PB_ERR_FORMAT, "limit");
     assert_null(ids);
     pb_tokenizer_unref(t);
+    pb_context_unref(ctx);
+}
+
+/* A match that needs more stack than PCRE2's compiled code has is done by its interpreter. */
+static void regex__deep_backtracking__falls_back(void **state) {
+    (void)state;
+    enum { N = 20000 };
+    pb_context *ctx = test_context();
+    pb_error err = {0};
+    pb_tok_pattern pattern = {0};
+    pb_tok_buffer cuts = {0};
+    char *text = malloc(N);
+    assert_non_null(text);
+    for (int i = 0; i < N; i++)
+        text[i] = "abb"[i % 3];
+    assert_ok(pb_tok_regex_compile(ctx, "(?:a(b)|(b))+", 13, &pattern.regex, &err));
+    assert_ok(pb_tok_pattern_cut(ctx, &pattern, text, N - N % 3, &cuts, &err));
+    assert_int_equal(PB_TOK_COUNT(cuts, pb_tok_cut), 1);
+    assert_int_equal(PB_TOK_ITEMS(cuts, pb_tok_cut)[0].end, N - N % 3);
+    free(text);
+    pb_tok_buffer_free(&cuts);
+    pb_tok_pattern_free(&pattern);
     pb_context_unref(ctx);
 }
 
@@ -517,6 +543,7 @@ static void bpe__unknown_characters_and_affixes(void **state) {
          "a\xC3\xA9\xC3\xA0",
          {3, 1, 2, 0},
          4},
+        {"\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"#version: 0.2\",\"a b\"]", "abb", {2, 1}, 2},
         {"\"ignore_merges\":true,\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[]", "ab", {2}, 1},
     };
     pb_context *ctx = test_context();
@@ -546,6 +573,7 @@ int main(void) {
         cmocka_unit_test(regex__what_ruby_means_otherwise__is_rewritten),
         cmocka_unit_test(regex__malformed_or_unknown__says_where),
         cmocka_unit_test(regex__exponential_pattern__gives_up_with_an_error),
+        cmocka_unit_test(regex__deep_backtracking__falls_back),
         cmocka_unit_test(split__every_behavior__as_in_the_library),
         cmocka_unit_test(normalizers__each__gives_the_library_s_text),
         cmocka_unit_test(nfd__long_run_of_marks__same_order_as_short),
