@@ -192,7 +192,7 @@ static void draw_numbers(pb_type *type, cairo_t *cr, const pb_plan *plan, double
             char text[PB_NUMBER_TEXT];
             pb_decimal_text(value, plan->decimals, text);
             pb_rgb cell = pb_colour_of(plan->scale->map, pb_colour_position(plan->scale, value));
-            pb_rgb ink = pb_colour_lightness(cell) > 0.66 ? PB_INK : (pb_rgb){1, 1, 1};
+            pb_rgb ink = pb_colour_lightness(cell) > 0.6 ? PB_INK : (pb_rgb){1, 1, 1};
             pb_type_draw(type, cr, PB_STYLE_CELL, text, 0, x + ((double)c + 0.5) * plan->cell_width - 0.25,
                          y + ((double)r + 0.5) * plan->cell_height - 0.25, (pb_anchor){0.5, 0.5}, 0, ink);
         }

@@ -34,27 +34,35 @@ static void plan_panel(pb_layout *l, size_t i) {
 
 static bool same_title(const char *a, const char *b) { return a == b || (a && b && strcmp(a, b) == 0); }
 
-/* Neighbours with the same labels and axis title show them once: at the left, and at the bottom. */
+static bool same_rows(const pb_plan *a, const pb_plan *b) {
+    return a->panel->kind == PB_PANEL_HEAT && b->panel->kind == PB_PANEL_HEAT && a->cell_height == b->cell_height &&
+           same_title(a->panel->y_title, b->panel->y_title) &&
+           pb_heat_same_axis(&a->panel->as.heat.rows, &b->panel->as.heat.rows);
+}
+
+static bool same_cols(const pb_plan *a, const pb_plan *b) {
+    return a->panel->kind == PB_PANEL_HEAT && b->panel->kind == PB_PANEL_HEAT && a->cell_width == b->cell_width &&
+           same_title(a->panel->x_title, b->panel->x_title) &&
+           pb_heat_same_axis(&a->panel->as.heat.cols, &b->panel->as.heat.cols);
+}
+
+/* Labels that the panel to the left (below) shows too are written there only; but for a whole column (row) of panels at
+ * a time: as soon as one panel of it needs the room, all use it. */
 static void hide_repeats(pb_layout *l, size_t columns) {
     size_t n = l->figure->n_panels;
-    for (size_t i = 0; i < n; i++) {
-        pb_plan *plan = &l->plans[i];
-        plan->hide_rows = plan->hide_cols = false;
-        if (plan->panel->kind != PB_PANEL_HEAT)
-            continue;
-        const pb_heat *heat = &plan->panel->as.heat;
-        if (i % columns != 0) {
-            const pb_panel *left = l->plans[i - 1].panel;
-            plan->hide_rows = left->kind == PB_PANEL_HEAT && same_title(left->y_title, plan->panel->y_title) &&
-                              pb_heat_same_axis(&left->as.heat.rows, &heat->rows) &&
-                              l->plans[i - 1].cell_height == plan->cell_height;
-        }
-        if (i + columns < n) {
-            const pb_panel *below = l->plans[i + columns].panel;
-            plan->hide_cols = below->kind == PB_PANEL_HEAT && same_title(below->x_title, plan->panel->x_title) &&
-                              pb_heat_same_axis(&below->as.heat.cols, &heat->cols) &&
-                              l->plans[i + columns].cell_width == plan->cell_width;
-        }
+    for (size_t c = 0; c < columns; c++) {
+        bool hide = c > 0;
+        for (size_t i = c; i < n && hide; i += columns)
+            hide = same_rows(&l->plans[i - 1], &l->plans[i]);
+        for (size_t i = c; i < n; i += columns)
+            l->plans[i].hide_rows = hide;
+    }
+    for (size_t first = 0; first < n; first += columns) {
+        bool hide = true;
+        for (size_t i = first; i < first + columns && i < n && hide; i++)
+            hide = i + columns < n && same_cols(&l->plans[i], &l->plans[i + columns]);
+        for (size_t i = first; i < first + columns && i < n; i++)
+            l->plans[i].hide_cols = hide;
     }
 }
 

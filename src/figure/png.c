@@ -12,7 +12,7 @@
 #include "base/strbuf.h"
 #include "figure/figure_private.h"
 
-enum { KEY_LIMIT = 79, COMPRESS_FROM = 256, CHUNK_LIMIT = 64 << 20, MESSAGE_LIMIT = 200 };
+enum { KEY_LIMIT = 79, COMPRESS_FROM = 256, CHUNK_LIMIT = 64 << 20, PIXEL_LIMIT = 1000000, MESSAGE_LIMIT = 200 };
 
 /* ---- shared by both directions -------------------------------------------------------------------------------- */
 
@@ -227,6 +227,7 @@ typedef struct png_reading {
     png_job job;
     const unsigned char *data;
     size_t size, at;
+    unsigned char *row;
 } png_reading;
 
 static void read_bytes(png_structp png, png_bytep out, size_t size) {
@@ -251,8 +252,15 @@ static bool read_all(png_reading *r) {
     png_set_benign_errors(png, 0); /* a text that cannot be read is an error, not a text left out */
     png_set_crc_action(png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
     png_set_chunk_malloc_max(png, CHUNK_LIMIT);
-    png_set_user_limits(png, 0x7FFFFFFF, 0x7FFFFFFF); /* pixels are skipped, not decoded */
+    png_set_user_limits(png, PIXEL_LIMIT, PIXEL_LIMIT);
     png_read_info(png, r->job.info);
+    int passes = png_set_interlace_handling(png);
+    png_read_update_info(png, r->job.info);
+    r->row = png_malloc(png, png_get_rowbytes(png, r->job.info));
+    png_uint_32 height = png_get_image_height(png, r->job.info);
+    for (int pass = 0; pass < passes; pass++)
+        for (png_uint_32 y = 0; y < height; y++)
+            png_read_row(png, r->row, NULL); /* the pixels are of no interest, but texts may stand behind them */
     png_read_end(png, r->job.info);
     return true;
 }
@@ -315,6 +323,7 @@ static pb_status read_into(pb_png_text *text, const char *path, png_reading *r, 
         status = pb_fail(err, PB_ERR_FORMAT, "'%s' is a broken PNG file: %s", path, r->job.message);
     else
         status = copy_pairs(text, r, err);
+    pb_free(r->row);
     png_destroy_read_struct(&r->job.png, &r->job.info, NULL);
     return status;
 }

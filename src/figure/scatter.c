@@ -166,7 +166,7 @@ static void draw_identity(cairo_t *cr, const pb_plan *plan, double x, double y) 
 
 static void note_left_out(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, double y) {
     char text[80];
-    snprintf(text, sizeof text, "%zu of %zu points are not finite", plan->n_left_out, plan->panel->as.scatter.n);
+    snprintf(text, sizeof text, "%zu of %zu points left out (not finite)", plan->n_left_out, plan->panel->as.scatter.n);
     pb_type_draw(type, cr, PB_STYLE_CAPTION, text, 0, x + plan->box.width, y + plan->box.height + plan->box.bottom,
                  (pb_anchor){1, 1}, 0, PB_SOFT);
 }

@@ -69,11 +69,13 @@ typedef struct table {
     const unsigned char *absent;         /* [rows, cols] or NULL */
     int decimals;
     const pb_colour_scale *scale; /* NULL: plain */
+    int padding;                  /* blanks around each number: 1 at its left; 2: 1 at each side */
+    bool bare;                    /* colours without numbers */
 } table;
 
 static void number_text(const table *t, size_t row, size_t col, char out[PB_NUMBER_TEXT]) {
     size_t i = row * t->cols + col;
-    if (t->absent && t->absent[i])
+    if (t->bare || (t->absent && t->absent[i]))
         out[0] = '\0';
     else
         pb_decimal_text(t->values[i], t->decimals, out);
@@ -114,16 +116,16 @@ static void add_cell(pb_strbuf *b, const table *t, size_t row, size_t col, int w
     if (!t->scale || absent || isnan(t->values[i])) {
         add_spaces(b, 1);
         add_field(b, text, width, true);
-        if (t->scale)
-            add_spaces(b, 1);
+        add_spaces(b, t->padding - 1);
         return;
     }
     pb_rgb c = pb_colour_of(t->scale->map, pb_colour_position(t->scale, t->values[i]));
-    int ink = pb_colour_lightness(c) > 0.66 ? 0 : 255;
+    int ink = pb_colour_lightness(c) > 0.6 ? 0 : 255;
     pb_strbuf_printf(b, "\x1b[48;2;%d;%d;%dm\x1b[38;2;%d;%d;%dm ", (int)(c.r * 255 + 0.5), (int)(c.g * 255 + 0.5),
                      (int)(c.b * 255 + 0.5), ink, ink, ink);
     add_field(b, text, width, true);
-    pb_strbuf_add(b, " \x1b[0m");
+    add_spaces(b, t->padding - 1);
+    pb_strbuf_add(b, "\x1b[0m");
 }
 
 static void add_label(pb_strbuf *b, const table *t, const char *label, bool marked, int field, bool right, pb_strbuf *scratch) {
@@ -146,7 +148,7 @@ static void add_block(pb_strbuf *b, const table *t, size_t first, size_t last, c
     for (size_t c = first; c < last; c++) {
         add_spaces(b, 1);
         add_label(b, t, t->col_labels[c], t->col_marked && t->col_marked[c], widths[c], true, scratch);
-        add_spaces(b, t->scale ? 1 : 0);
+        add_spaces(b, t->padding - 1);
     }
     pb_strbuf_add_char(b, '\n');
     for (size_t r = 0; r < t->rows; r++) {
@@ -162,33 +164,71 @@ static void add_block(pb_strbuf *b, const table *t, size_t first, size_t last, c
     }
 }
 
+/* Cells of colour have one size; columns of plain numbers each their own. Returns the width of all. */
+static int measure_columns(const table *t, int *widths, pb_strbuf *scratch) {
+    int widest = 0, total = 0;
+    for (size_t c = 0; c < t->cols; c++) {
+        widths[c] = column_width(t, c, scratch);
+        widest = widths[c] > widest ? widths[c] : widest;
+        total += widths[c] + t->padding;
+    }
+    if (!t->scale)
+        return total;
+    for (size_t c = 0; c < t->cols; c++)
+        widths[c] = widest;
+    return (int)t->cols * (widest + t->padding);
+}
+
+/* Coloured tables that are too wide get narrower cells, then one decimal, then colours alone if labels are short. */
+static void fit_columns(table *t, int *widths, int room, pb_strbuf *scratch) {
+    t->padding = t->scale ? 2 : 1;
+    if (measure_columns(t, widths, scratch) <= room || !t->scale)
+        return;
+    t->padding = 1;
+    if (measure_columns(t, widths, scratch) <= room)
+        return;
+    int decimals = t->decimals;
+    if (decimals > 1) {
+        t->decimals = 1;
+        if (measure_columns(t, widths, scratch) <= room)
+            return;
+        t->decimals = decimals;
+    }
+    t->bare = true;
+    measure_columns(t, widths, scratch);
+    if (widths[0] <= 3)
+        return;
+    t->bare = false;
+    measure_columns(t, widths, scratch);
+}
+
+static int label_column(const table *t, int width, pb_strbuf *scratch) {
+    int needed = t->corner ? text_width(t->corner) : 0;
+    for (size_t r = 0; r < t->rows; r++) {
+        label_text(t->row_labels[r], t->row_marked && t->row_marked[r], scratch);
+        int w = text_width(text_of(scratch));
+        needed = w > needed ? w : needed;
+    }
+    int most = width / 2 < MAX_ROW_LABEL ? width / 2 : MAX_ROW_LABEL;
+    return needed > most ? most : needed;
+}
+
 /* Blocks of columns that fit the width, all with the row labels. */
-static pb_status add_table(pb_strbuf *b, const table *t, int width, size_t max_rows, pb_error *err) {
+static pb_status add_table(pb_strbuf *b, table *t, int width, size_t max_rows, pb_error *err) {
     int *widths = pb_alloc(b->ctx, t->cols, sizeof *widths);
     if (!widths)
         return pb_fail_memory(err, b->ctx, t->cols * sizeof *widths, "a figure as text");
     pb_strbuf scratch;
     pb_strbuf_init(&scratch, b->ctx);
-    int label_width = t->corner ? text_width(t->corner) : 0, padding = t->scale ? 2 : 1;
-    for (size_t r = 0; r < t->rows; r++) {
-        label_text(t->row_labels[r], t->row_marked && t->row_marked[r], &scratch);
-        int w = text_width(text_of(&scratch));
-        label_width = w > label_width ? w : label_width;
-    }
-    int most = width / 2 < MAX_ROW_LABEL ? width / 2 : MAX_ROW_LABEL;
-    label_width = label_width > most ? most : label_width;
-    int widest = 0;
-    for (size_t c = 0; c < t->cols; c++) {
-        widths[c] = column_width(t, c, &scratch);
-        widest = widths[c] > widest ? widths[c] : widest;
-    }
-    for (size_t c = 0; t->scale && c < t->cols; c++)
-        widths[c] = widest; /* cells of colour have one size */
+    int label_width = label_column(t, width, &scratch);
+    fit_columns(t, widths, width - label_width, &scratch);
     for (size_t first = 0; first < t->cols;) {
         size_t last = first;
         int used = label_width;
-        while (last < t->cols && (last == first || used + widths[last] + padding <= width))
-            used += widths[last++] + padding;
+        while (last < t->cols && (last == first || used + widths[last] + t->padding <= width)) {
+            used += widths[last] + t->padding;
+            last++;
+        }
         if (first > 0)
             pb_strbuf_add_char(b, '\n');
         add_block(b, t, first, last, widths, label_width, max_rows, &scratch);
@@ -233,10 +273,10 @@ static pb_status add_heat(pb_strbuf *b, const pb_panel *panel, const pb_colour_s
         pb_strbuf_printf(&corner, "%s \\ %s", panel->y_title, panel->x_title);
     else if (panel->y_title || panel->x_title)
         pb_strbuf_add(&corner, panel->y_title ? panel->y_title : panel->x_title);
-    table t = {heat->rows.n, heat->cols.n, heat->rows.labels, heat->cols.labels, heat->rows.marked, heat->cols.marked,
-               corner.text, values, heat->masked,
-               heat->digits ? heat->digits : pb_decimals_for(fmax(fabs(heat->low), fabs(heat->high))),
-               o->colour ? scale : NULL};
+    table t = {.rows = heat->rows.n, .cols = heat->cols.n, .row_labels = heat->rows.labels, .col_labels = heat->cols.labels,
+               .row_marked = heat->rows.marked, .col_marked = heat->cols.marked, .corner = corner.text, .values = values,
+               .absent = heat->masked, .scale = o->colour ? scale : NULL};
+    t.decimals = heat->digits ? heat->digits : pb_decimals_for(fmax(fabs(heat->low), fabs(heat->high)));
     pb_status status = add_table(b, &t, o->width, o->max_rows, err);
     if (status == PB_OK && o->colour)
         add_legend(b, scale);
