@@ -131,10 +131,12 @@ static pb_status read_sizes(pb_loading *loading, pb_error *err) {
     PB_TRY(read_size(loading, family->positions, 1 << 30, &spec->max_positions, err));
     if (!spec->kv_heads)
         spec->kv_heads = spec->heads;
+    bool assumed = loading->assumed.length > 0;
     if (!spec->d_head) {
         if (spec->d_model % spec->heads != 0)
-            return pb_fail(err, PB_ERR_FORMAT, "%s: the width %d cannot be divided among %d heads", loading->config_path, spec->d_model,
-                           spec->heads);
+            return pb_fail(err, PB_ERR_FORMAT, "%s: the width %d cannot be divided among %d heads%s%.300s%s", loading->config_path,
+                           spec->d_model, spec->heads, assumed ? " (not said there, and so the default of the family: " : "",
+                           assumed ? loading->assumed.text : "", assumed ? ")" : "");
         spec->d_head = spec->d_model / spec->heads;
     }
     if (!spec->d_mlp)
@@ -303,10 +305,10 @@ pb_status pb_config_read(pb_loading *loading, pb_error *err) {
     PB_TRY(read_rotary(loading, err));
     if (family->adapt)
         PB_TRY(family->adapt(loading, err));
-    if (spec->position == PB_POSITION_ALIBI)
+    if (spec->position == PB_POSITION_ALIBI) {
         PB_TRY(make_alibi(loading, err));
-    if (spec->position == PB_POSITION_ALIBI)
         spec->max_positions = 0;
+    }
     spec->block = loading->block;
     return check_sizes(loading, err);
 }

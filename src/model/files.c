@@ -10,18 +10,22 @@ static const char single_name[] = "model.safetensors";
 static const char index_name[] = "model.safetensors.index.json";
 enum { INDEX_MAX = 64 << 20, SHARDS_MAX = 4096 };
 
-static bool has_file(const pb_loading *loading, const char *name) {
+static pb_status has_file(const pb_loading *loading, const char *name, bool *there, pb_error *err) {
     char *path = pb_path_join(loading->ctx, loading->model->folder, name);
-    bool there = path && pb_file_exists(path);
+    if (!path)
+        return pb_fail_memory(err, loading->ctx, strlen(name), "a file name");
+    *there = pb_file_exists(path);
     pb_free(path);
-    return there;
+    return PB_OK;
 }
 
 static pb_status no_weights(const pb_loading *loading, pb_error *err) {
     static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.gguf", "tf_model.h5", "flax_model.msgpack",
                                          "adapter_model.safetensors"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
-        if (has_file(loading, others[i]))
+        bool there;
+        PB_TRY(has_file(loading, others[i], &there, err));
+        if (there)
             return pb_fail(err, PB_ERR_UNSUPPORTED,
                            "'%s' has %s but no %s: that format is not supported; save the model again with transformers' "
                            "save_pretrained, which writes safetensors",
@@ -135,13 +139,16 @@ static pb_status list_weights(pb_loading *loading, pb_error *err) {
 }
 
 pb_status pb_files_open(pb_loading *loading, pb_error *err) {
-    if (has_file(loading, single_name)) {
+    bool single, index;
+    PB_TRY(has_file(loading, single_name, &single, err));
+    PB_TRY(has_file(loading, index_name, &index, err));
+    if (!single && !index)
+        return no_weights(loading, err);
+    if (single) {
         PB_TRY(reserve_files(loading, 1, err));
         PB_TRY(open_file(loading, single_name, err));
-    } else if (has_file(loading, index_name)) {
-        PB_TRY(open_index(loading, err));
     } else {
-        return no_weights(loading, err);
+        PB_TRY(open_index(loading, err));
     }
     return list_weights(loading, err);
 }
