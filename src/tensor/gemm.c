@@ -204,10 +204,13 @@ static void multiply_few(const product *p, int64_t task) {
         }
         return;
     }
+    const int64_t width = p->table->width;
     columns_at(w, 0, o, n, vectors);
-    for (int64_t done = 0; done < n; done += p->table->width)
-        p->table->few_columns(w->type, vectors + done, (int)least(p->table->width, n - done), p->in, p->x, p->row_step,
+    for (int64_t done = 0; done < n; done += width) {
+        const void *const *ahead = vectors + done + (done + 2 * width <= n ? width : 0);
+        p->table->few_columns(w->type, vectors + done, ahead, (int)least(width, n - done), p->in, p->x, p->row_step,
                               (int)p->rows, p->y + o + done, p->ldy, p->accumulate, bias ? bias + done : NULL);
+    }
 }
 
 static pb_status run_few(product *p, pb_error *err) {

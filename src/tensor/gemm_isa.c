@@ -245,12 +245,16 @@ PB_INLINE void store_few(const float *sums, float *y, int64_t n, bool add, const
     }
 }
 
-PB_INLINE void few_columns_of(pb_stored type, const int rows, const void *const *columns, int n, int64_t depth,
-                              const float *x, int64_t row_step, float *y, int64_t ldy, bool add, const float *bias) {
+PB_INLINE void few_columns_of(pb_stored type, const int rows, const void *const *columns, const void *const *ahead,
+                              int n, int64_t depth, const float *x, int64_t row_step, float *y, int64_t ldy, bool add,
+                              const float *bias) {
     enum { GROUPS = (int)WIDTH / (int)TB };
-    const char *column[GROUPS][TB];
-    for (int g = 0; g < GROUPS; g++)
+    const int64_t size = type == PB_STORED_F32 ? 4 : 2;
+    const char *column[GROUPS][TB], *next[GROUPS][TB];
+    for (int g = 0; g < GROUPS; g++) {
         column_group(columns, g * TB, n, column[g]);
+        column_group(ahead, g * TB, n, next[g]);
+    }
 
     for (int64_t k0 = 0; k0 < depth; k0 += PB_GEMM_DEPTH) {
         const int64_t end = depth - k0 < PB_GEMM_DEPTH ? depth : k0 + PB_GEMM_DEPTH;
@@ -263,6 +267,9 @@ PB_INLINE void few_columns_of(pb_stored type, const int rows, const void *const 
             PB_UNROLL
             for (int g = 0; g < GROUPS; g++) {
                 tb_row block[TB];
+                if (k * size % 64 == 0)
+                    for (int j = 0; j < TB; j++)
+                        __builtin_prefetch(next[g][j] + k * size);
                 load_transposed(type, column[g], k, block);
                 PB_UNROLL
                 for (int j = 0; j < TB; j++) {
@@ -354,14 +361,15 @@ PB_INLINE void few_lines_of(pb_stored type, const int rows, const void *const *l
     }
 _Static_assert(PB_GEMM_FEW == 4, "one case for each");
 
-static void few_columns(pb_stored type, const void *const *columns, int n, int64_t depth, const float *x,
-                        int64_t row_step, int rows, float *y, int64_t ldy, bool add, const float *bias) {
+static void few_columns(pb_stored type, const void *const *columns, const void *const *ahead, int n, int64_t depth,
+                        const float *x, int64_t row_step, int rows, float *y, int64_t ldy, bool add,
+                        const float *bias) {
     if (type == PB_STORED_F32)
-        FEW_ROWS(few_columns_of, PB_STORED_F32, columns, n, depth, x, row_step, y, ldy, add, bias)
+        FEW_ROWS(few_columns_of, PB_STORED_F32, columns, ahead, n, depth, x, row_step, y, ldy, add, bias)
     else if (type == PB_STORED_BF16)
-        FEW_ROWS(few_columns_of, PB_STORED_BF16, columns, n, depth, x, row_step, y, ldy, add, bias)
+        FEW_ROWS(few_columns_of, PB_STORED_BF16, columns, ahead, n, depth, x, row_step, y, ldy, add, bias)
     else
-        FEW_ROWS(few_columns_of, PB_STORED_F16, columns, n, depth, x, row_step, y, ldy, add, bias)
+        FEW_ROWS(few_columns_of, PB_STORED_F16, columns, ahead, n, depth, x, row_step, y, ldy, add, bias)
 }
 
 static void few_lines(pb_stored type, const void *const *lines, int64_t depth, int64_t n, const float *x,

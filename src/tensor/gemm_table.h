@@ -42,8 +42,8 @@ typedef struct pb_gemm_table {
 
     /* For rows <= PB_GEMM_FEW, the same bits without packing; element (r, k) is at x[r * row_step + k]. Columns: all
      * inputs at once (depth is unbounded), n <= width outputs. Lines: depth <= PB_GEMM_DEPTH, n <= PB_GEMM_STRIP. */
-    void (*few_columns)(pb_stored type, const void *const *columns, int n, int64_t depth, const float *x,
-                        int64_t row_step, int rows, float *y, int64_t ldy, bool add, const float *bias);
+    void (*few_columns)(pb_stored type, const void *const *columns, const void *const *ahead, int n, int64_t depth,
+                        const float *x, int64_t row_step, int rows, float *y, int64_t ldy, bool add, const float *bias);
     void (*few_lines)(pb_stored type, const void *const *lines, int64_t depth, int64_t n, const float *x,
                       int64_t row_step, int rows, float *y, int64_t ldy, bool add, const float *bias);
 } pb_gemm_table;

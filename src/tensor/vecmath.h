@@ -5,13 +5,14 @@
 
 #include "tensor/simd.h"
 
-/* At most 1 ulp. Below -104 exactly 0 (the true value rounds to 0 there), above 88.73 +inf, NaN stays NaN, denormal
- * results are kept (within 2 units of them) unless the processor flushes them. */
-PB_INLINE vf vexp(vf x) {
-    const vf round_by_adding = vset1(0x1.8p23f);
-    x = vat_most(x, vset1(100.0f));
-    x = vat_least(x, vset1(-110.0f));
+/* exp(x) = value * 2^n with |n| as large as x asks for. */
+typedef struct vscaled {
+    vf value;
+    vi n;
+} vscaled;
 
+PB_INLINE vscaled vexp_scaled(vf x) {
+    const vf round_by_adding = vset1(0x1.8p23f);
     /* x = n ln 2 + r; ln 2 in two parts, the first with few enough bits that n times it is exact. */
     vf shifted = vfma(x, vset1(0x1.715476p+0f), round_by_adding);
     vf n = shifted - round_by_adding;
@@ -23,14 +24,26 @@ PB_INLINE vf vexp(vf x) {
     p = vfma(p, r, vset1(0x1.555916p-5f));
     p = vfma(p, r, vset1(0x1.55548ap-3f));
     p = vfma(p, r, vset1(0x1.fffffcp-2f));
-    p = vfma(p, r * r, r) + vset1(1.0f);
+    return (vscaled){vfma(p, r * r, r) + vset1(1.0f), (vi)shifted - (vi)round_by_adding};
+}
 
+/* At most 1 ulp. Below -104 exactly 0 (the true value rounds to 0 there), above 88.73 +inf, NaN stays NaN, denormal
+ * results are kept (within 2 units of them) unless the processor flushes them. */
+PB_INLINE vf vexp(vf x) {
+    x = vat_most(x, vset1(100.0f));
+    x = vat_least(x, vset1(-110.0f));
+    vscaled e = vexp_scaled(x);
     /* 2^n in two factors: n reaches 145 and -159. */
-    vi whole = (vi)shifted - (vi)round_by_adding;
-    vi half = whole >> 1;
+    vi half = e.n >> 1;
     vf first = (vf)((half + 127) << 23);
-    vf second = (vf)((whole - half + 127) << 23);
-    return p * first * second;
+    vf second = (vf)((e.n - half + 127) << 23);
+    return e.value * first * second;
+}
+
+/* The same for -87 < x < 88 (or NaN). */
+PB_INLINE vf vexp_moderate(vf x) {
+    vscaled e = vexp_scaled(x);
+    return e.value * (vf)((e.n + 127) << 23);
 }
 
 /* At most 1.3 ulp. */
@@ -44,7 +57,8 @@ PB_INLINE vf vtanh(vf x) {
     p = vfma(p, square, vset1(-0x1.555530p-2f));
     vf small = vfma(p * square, x, x);
 
-    vf large = vset1(1.0f) - vset1(2.0f) / (vexp(size + size) + vset1(1.0f));
+    vf t = vat_most(size, vset1(10.0f)); /* where tanh is 1 to the last bit */
+    vf large = vset1(1.0f) - vset1(2.0f) / (vexp_moderate(t + t) + vset1(1.0f));
     return vcopysign(vselect(size < vset1(0.625f), small, large), x); /* keeps the sign of a zero */
 }
 
@@ -69,7 +83,7 @@ PB_INLINE vf verf(vf x) {
     q = vfma(q, t, vset1(-0x1.4621b8p-1f));
     q = vfma(q, t, vset1(-0x1.20b752p+0f));
     q = vfma(q, t, vset1(-0x1.5d0c4ep-13f));
-    vf large = vset1(1.0f) - vexp(q);
+    vf large = vset1(1.0f) - vexp_moderate(q);
     return vcopysign(vselect(size < vset1(0.921875f), small, large), x);
 }
 
