@@ -20,6 +20,7 @@ end
 -- "raw", or how it was normalised: every figure says which.
 local function caption_of(grid)
   local parts = {}
+  if grid.kind == "value" and not (grid.metric or grid.base or grid.parts) then return nil end -- a grid of the user's own numbers
   if grid.metric then parts[1] = grid.metric end
   local n = grid.parts and #grid.parts or grid.about and grid.about.pairs
   if n then parts[#parts + 1] = ("mean of %d pairs"):format(n) end
@@ -248,9 +249,9 @@ function pb.plot.panels(t)
   for i, grid in ipairs(t) do
     if not core.grid.is(grid) then core.raise(("pb.plot.panels: entry %d must be a grid, got %s"):format(i, core.describe(grid))) end
     local caption = caption_of(grid)
-    if not seen[caption] then captions[#captions + 1], seen[caption] = (grid.name and grid.name .. ": " or "") .. caption, true end
+    if caption and not seen[caption] then captions[#captions + 1], seen[caption] = (grid.name and grid.name .. ": " or "") .. caption, true end
   end
-  options.caption, options.scales = options.caption or table.concat(captions, ". "), t.scales
+  options.caption, options.scales = options.caption or (#captions > 0 and table.concat(captions, ". ") or nil), t.scales
   options.facts = options.facts or core.facts(t[1])
   local figure = pb.figure(options)
   for _, grid in ipairs(t) do

@@ -1,0 +1,79 @@
+return {
+  { name = "model", summary = "A language model: weights, tokenizer and the table of its sites. Never changes after load.",
+    text = [[
+pb.load opens one. Numbers are Hugging Face's: raw weights, computed in float32 whatever the stored type. Layers, heads,
+positions, neurons and token ids count from 0.
+Fields: name, folder, family, layers, heads, kv_heads, d_model, d_head, d_mlp, vocab, max_positions, parameters, weight_bytes,
+tokenizer, has_tokenizer.]] },
+  { name = "pb.load", signature = "pb.load(name [, { fold_ln =, center_writing_weights =, center_unembed =, fold_value_biases = }]) -> model",
+    summary = "Open a model by name, folder or Hugging Face id.",
+    text = [[
+name: a built-in model ("facts"), a folder with config.json and model.safetensors, or a Hugging Face id that is in the local
+hub cache. The weights are mapped, not read: a large file opens in milliseconds.
+The options are TransformerLens's weight processing, each by itself and off by default; they change the values of sites (and
+center_unembed the logits by a constant per position), not what the model predicts.
+Errors name the file, the tensor or the key that is wrong; an unknown architecture lists the known ones.]],
+    example = [[local model = pb.load "facts"]] },
+  { name = "model:run", signature = "model:run(text | ids [, { bos = }]) -> run",
+    summary = "One forward pass over a prompt.",
+    text = [[
+A text is tokenized; a list of token ids is taken as it is. bos: whether the beginning-of-text token is put in front of a text;
+by default as the model's tokenizer does. Empty prompts, ids outside the vocabulary and prompts longer than the model's
+positions are errors.]],
+    example = [[local clean = model:run "The Eiffel Tower is located in the city of"
+local ids   = model:run { 15, 3, 27 }]] },
+  { name = "model:runs", signature = "model:runs(list [, { bos = }]) -> list of runs",
+    summary = "Many prompts, of any lengths, in one pass over the weights.",
+    text = "Entries are texts or lists of ids. Each run equals, bit for bit, the one that model:run gives. Nothing is padded." },
+  { name = "model:encode", signature = "model:encode(text [, { bos = }]) -> list of ids", summary = "The token ids of a text.",
+    text = "bos as in model:run." },
+  { name = "model:decode", signature = "model:decode(ids [, { skip_special = false }]) -> text", summary = "The text of token ids.",
+    text = "skip_special leaves out tokens such as <|endoftext|>." },
+  { name = "model:token", signature = "model:token(text) -> id", summary = "The id of a text that is exactly one token.",
+    text = "Anything else is an error that shows the pieces. Most words need the space in front of them: \" Paris\"." },
+  { name = "model:tokens", signature = "model:tokens(text | ids [, { bos = }]) -> list of { id =, label = }",
+    summary = "How a text is cut into tokens; prints as a table of position, id and token." },
+  { name = "model:label", signature = "model:label(id) -> text", summary = "A token with spaces and newlines made visible, as figures show it." },
+  { name = "model:sites", signature = "model:sites() -> list of names", summary = "Full names of all sites, in the order of the computation.",
+    text = "Names and shapes are TransformerLens's. Which sites a model has depends on its family." },
+  { name = "model:site", signature = "model:site(name) -> table", summary = "What a site is: its axes, heads, width and layers.",
+    text = [[
+name: short ("z", "resid_pre") or full ("blocks.3.attn.hook_z"). Fields of the result: name (short), axes (list of "pos", "head",
+"neuron", "dest", "src"), heads (k and v: key-value heads), width and width_name of the last axis, layers (those that have it;
+absent for sites outside the layers), layer (of a full name).]] },
+  { name = "model:weight", signature = "model:weight(name) -> tensor", summary = "A weight by its name in the checkpoint, as float32, as stored." },
+  { name = "model:weights", signature = "model:weights() -> list of names", summary = "The names that model:weight takes." },
+  { name = "model:parameter", signature = "model:parameter(name) -> tensor", summary = "A weight by TransformerLens's name, in its shape.",
+    text = [[
+embed.W_E [vocab, d_model], pos_embed.W_pos, blocks.i.attn.W_Q [heads, d_model, d_head], W_K and W_V (key-value heads), W_O [heads,
+d_head, d_model], b_Q ..., b_O, blocks.i.mlp.W_in [d_model, d_mlp], W_gate, W_out, b_in, b_out, blocks.i.ln1.w, ln1.b, ln2.*,
+ln_final.*, unembed.W_U [d_model, vocab], b_U. Absent biases are zeros. A copy.]] },
+  { name = "model:hash", signature = "model:hash() -> text", summary = "SHA-256 of the configuration and the weight files, in hexadecimal.",
+    text = "Reads the files: seconds for large models." },
+  { name = "model:generate",
+    signature = "model:generate { prompt, tokens = 20, temperature = 0, top_k =, seed =, stop =, patches =, bos =, ids = false } -> text [, ids]",
+    summary = "Continue a prompt, with patches held in place.",
+    text = [[
+prompt: a text, a list of ids, or a run. Gives the text of prompt and continuation together, without special tokens (for a model
+without tokenizer: all ids); ids = true gives the list of new ids as a second value.
+temperature 0 always takes the likeliest token; above 0 tokens are drawn with `seed` (the recipe's by default), among the top_k
+likeliest if given. stop: a token or a list of them (texts or ids) after which generation ends. patches: a list of patches; "all"
+positions cover the new ones, listed positions stay where they are in the prompt.]],
+    example = [[print(model:generate { "The Colosseum is located in the city of", tokens = 8,
+                       patches = { { site = "resid_post", layer = 3, add = direction } } })]] },
+  { name = "model.name", signature = "model.name -> text", summary = "The folder's name, or the Hugging Face id that was asked for." },
+  { name = "model.folder", signature = "model.folder -> text", summary = "Where the model's files are." },
+  { name = "model.family", signature = "model.family -> text", summary = "The architecture as config.json names it: \"gpt2\", \"llama\"." },
+  { name = "model.layers", signature = "model.layers -> number", summary = "Number of layers; they are 0 to layers - 1." },
+  { name = "model.heads", signature = "model.heads -> number", summary = "Attention heads (of queries) per layer." },
+  { name = "model.kv_heads", signature = "model.kv_heads -> number", summary = "Key-value heads per layer: fewer than heads where queries share them." },
+  { name = "model.d_model", signature = "model.d_model -> number", summary = "Width of the residual stream." },
+  { name = "model.d_head", signature = "model.d_head -> number", summary = "Width of a head." },
+  { name = "model.d_mlp", signature = "model.d_mlp -> number", summary = "Neurons of an MLP." },
+  { name = "model.vocab", signature = "model.vocab -> number", summary = "Size of the vocabulary; ids are 0 to vocab - 1." },
+  { name = "model.max_positions", signature = "model.max_positions -> number", summary = "Longest prompt; 0 where the architecture sets no limit." },
+  { name = "model.parameters", signature = "model.parameters -> number", summary = "Number of weights; tied ones count once." },
+  { name = "model.weight_bytes", signature = "model.weight_bytes -> number", summary = "Bytes of the weights as stored." },
+  { name = "model.tokenizer", signature = "model.tokenizer -> tokenizer", summary = "The model's tokenizer; an error where the folder has none." },
+  { name = "model.has_tokenizer", signature = "model.has_tokenizer -> true or false", summary = "Whether the folder has a tokenizer.json." },
+}

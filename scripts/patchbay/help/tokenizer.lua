@@ -1,0 +1,16 @@
+return {
+  { name = "tokenizer", summary = "Text to token ids and back, from a Hugging Face tokenizer.json.",
+    text = "Byte-level BPE (GPT-2, Llama 3, ...) and BPE with byte fallback (Llama 2, ...). model.tokenizer is a model's own." },
+  { name = "pb.tokenizer", signature = "pb.tokenizer(path) -> tokenizer", summary = "Open a tokenizer.json, or the folder that holds one." },
+  { name = "tokenizer:encode", signature = "tokenizer:encode(text [, { bos = }]) -> list of ids", summary = "The token ids of a text.",
+    text = "bos: put the special tokens around the text (true), leave them out (false), or do as the file says (absent)." },
+  { name = "tokenizer:decode", signature = "tokenizer:decode(ids [, { skip_special = false }]) -> text", summary = "The text of token ids." },
+  { name = "tokenizer:token", signature = "tokenizer:token(text) -> id", summary = "The id of a text that is one token; else an error that shows the pieces." },
+  { name = "tokenizer:piece", signature = "tokenizer:piece(id) -> text", summary = "What a token stands for in running text, its leading space kept." },
+  { name = "tokenizer:label", signature = "tokenizer:label(id) -> text", summary = "The same with spaces, newlines and broken characters made visible." },
+  { name = "tokenizer:find", signature = "tokenizer:find(token) -> id or nil", summary = "A token by the file's own spelling (\"Ġthe\", \"▁the\", \"<0x0A>\")." },
+  { name = "tokenizer.kind", signature = "tokenizer.kind -> text", summary = "\"byte-level BPE\", \"BPE with byte fallback\"." },
+  { name = "tokenizer.size", signature = "tokenizer.size -> number", summary = "Largest id + 1." },
+  { name = "tokenizer.bos", signature = "tokenizer.bos -> id or nil", summary = "The beginning-of-text token." },
+  { name = "tokenizer.eos", signature = "tokenizer.eos -> id or nil", summary = "The end-of-text token." },
+}
