@@ -62,7 +62,7 @@ static const struct {
 const pb_rgb PB_INK = {0.13, 0.13, 0.15};
 const pb_rgb PB_SOFT = {0.40, 0.40, 0.44};
 const pb_rgb PB_FAINT = {0.89, 0.89, 0.90};
-const pb_rgb PB_ABSENT = {0.93, 0.93, 0.93};
+const pb_rgb PB_ABSENT = {238 / 255.0, 238 / 255.0, 238 / 255.0};
 
 const char *pb_colour_map_name(pb_colour_map map) {
     return (unsigned)map < PB_COLOURS_COUNT ? MAPS[map].name : "unknown";

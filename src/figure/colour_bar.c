@@ -71,6 +71,7 @@ void pb_draw_absent(cairo_t *cr, double x, double y, double width, double height
     cairo_clip(cr);
     cairo_set_source_rgb(cr, PB_ABSENT.r, PB_ABSENT.g, PB_ABSENT.b);
     cairo_paint(cr);
+    cairo_set_antialias(cr, CAIRO_ANTIALIAS_DEFAULT); /* cells are drawn without */
     cairo_set_source_rgb(cr, 0.62, 0.62, 0.65);
     cairo_set_line_width(cr, 0.7);
     for (double d = 2; d < width + height; d += 4) {

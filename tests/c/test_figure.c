@@ -193,7 +193,7 @@ static void heatmap__many_small_cells__keep_their_colour(void **state) {
 static void heatmap__nan__is_hatched_and_explained(void **state) {
     pb_error err = {0};
     float values[4] = {0, 1, 0.5f, 0.25f};
-    const unsigned char absent[3] = {237, 237, 237}; /* PB_ABSENT */
+    const unsigned char absent[3] = {238, 238, 238}; /* PB_ABSENT */
     pb_heatmap spec = {.rows = 2, .cols = 2, .values = values, .range = UNIT_RANGE, .numbers = PB_NUMBERS_OFF};
     pb_figure *whole = new_figure(*state, NULL), *holed = new_figure(*state, NULL);
     assert_ok(pb_figure_add_heatmap(whole, &spec, &err));
@@ -201,7 +201,7 @@ static void heatmap__nan__is_hatched_and_explained(void **state) {
     assert_ok(pb_figure_add_heatmap(holed, &spec, &err));
     picture a = draw(whole), b = draw(holed);
     assert_in_range(find_colour(&a, absent).count, 0, 60); /* edges of letters have that grey too */
-    assert_true(find_colour(&b, absent).count > 200);
+    assert_true(find_colour(&b, absent).count > 1500);
     assert_true(b.width > a.width); /* the legend entry */
     assert_clear_border(&b, 8);
     cairo_surface_destroy(a.surface);
@@ -737,7 +737,8 @@ static void save__failure__leaves_the_old_file(void **state) {
     assert_error(pb_figure_save(figure, test_path(folder, "no/such/folder.png"), NULL, 0, &err), PB_ERR_IO, "No such file");
     assert_error(pb_figure_save(figure, "/proc/figure.png", NULL, 0, &err), PB_ERR_IO, "/proc/figure.png");
     const char *full = test_path(folder, "full.png");
-    if (access("/dev/full", W_OK) == 0 && symlink("/dev/full", full) == 0)
+    struct stat device;
+    if (stat("/dev/full", &device) == 0 && S_ISCHR(device.st_mode) && symlink("/dev/full", full) == 0)
         assert_error(pb_figure_save(figure, full, NULL, 0, &err), PB_ERR_IO, "disk is full");
     pb_context_set_memory_limit(*state, pb_context_memory_used(*state) + 20000);
     assert_error(pb_figure_save(figure, path, NULL, 0, &err), PB_ERR_MEMORY, NULL);
