@@ -401,7 +401,7 @@ static pb_status parse_class(pb_tok_translator *tr, class_parts *c, int depth) {
         } else if (pb_tok_translate_looking_at(tr, "&&")) {
             PB_TRY(parse_and(tr, c));
         } else {
-            if (ch == ']' || ch == '^')
+            if (strchr("]^:.=", ch)) /* the last three: "[:a:]" is no name of POSIX here */
                 pb_strbuf_add_char(&c->items, '\\');
             copy_char(tr, &c->items);
             single = true;

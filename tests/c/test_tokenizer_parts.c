@@ -153,6 +153,7 @@ static void regex__what_ruby_means_otherwise__is_rewritten(void **state) {
         {"[]a]+", "x]a]x", "x/]a]/x"},
         {"[^\\S\n]+", "a \t\nb", "a/ \t/\nb"},
         {"[a-\\x63]+", "xabcd", "x/abc/d"},
+        {"[:a:]+", "xa:b", "x/a:/b"},
         {"[[:sp ace:]]+", "xace:]", "x/ace:/]"}, /* no name of POSIX: a class */
         {"[\\p{Lu}\\P{L}]+", "aB1c", "a/B1/c"},
         {"[--/]+", "a-./b", "a/-.//b"},
