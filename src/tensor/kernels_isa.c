@@ -339,7 +339,23 @@ static double row_logsumexp(const float *x, int64_t n) {
     return (double)shift + log(vsum_double(low + high));
 }
 
+/* Up to two vectors stay in registers: attention to a short prompt is many such rows. */
+static void short_softmax(float *x, int64_t n) {
+    const int64_t in_a = n < VL ? n : VL, in_b = n - in_a;
+    vf a = load_logits(x, in_a), b = load_logits(x + in_a, in_b);
+    const vf max = vset1(vmaximum(vat_least(a, b)));
+    a = vexp(a - max);
+    b = vexp(b - max);
+    const vf factor = vset1(1.0f / vsum(a + b));
+    store_lanes(x, in_a, factor * a);
+    store_lanes(x + in_a, in_b, factor * b);
+}
+
 static void row_softmax(float *x, int64_t n) {
+    if (n <= 2 * VL) {
+        short_softmax(x, n);
+        return;
+    }
     const vf max = vset1(row_max(x, n));
     vf even = vset1(0.0f), odd = vset1(0.0f);
     int64_t i = 0;

@@ -87,20 +87,36 @@ PB_INLINE vf vset1(float x) {
 #endif
 }
 
-/* The first n < VL elements; the others are `fill`. */
+/* The first n < VL elements; the others are `fill`, and their memory is not touched. */
+#if defined(__AVX512F__)
 PB_INLINE vf vload_part(const float *p, int64_t n, float fill) {
-    float lanes[VL];
-    for (int i = 0; i < VL; i++)
-        lanes[i] = fill;
-    memcpy(lanes, p, (size_t)n * sizeof *p);
-    return vload(lanes);
+    return (vf)_mm512_mask_loadu_ps(_mm512_set1_ps(fill), (__mmask16)((1u << n) - 1), p);
 }
 
 PB_INLINE void vstore_part(float *p, int64_t n, vf v) {
-    float lanes[VL];
-    vstore(lanes, v);
-    memcpy(p, lanes, (size_t)n * sizeof *p);
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
 }
+#elif defined(__AVX2__)
+PB_INLINE __m256i vmask_of(int64_t n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32((int)n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+PB_INLINE vf vload_part(const float *p, int64_t n, float fill) {
+    const __m256i mask = vmask_of(n);
+    return (vf)_mm256_blendv_ps(_mm256_set1_ps(fill), _mm256_maskload_ps(p, mask), _mm256_castsi256_ps(mask));
+}
+
+PB_INLINE void vstore_part(float *p, int64_t n, vf v) { _mm256_maskstore_ps(p, vmask_of(n), (__m256)v); }
+#else
+PB_INLINE vf vload_part(const float *p, int64_t n, float fill) {
+    return (vf){n > 0 ? p[0] : fill, n > 1 ? p[1] : fill, n > 2 ? p[2] : fill, fill};
+}
+
+PB_INLINE void vstore_part(float *p, int64_t n, vf v) {
+    for (int i = 0; i < 3 && i < n; i++)
+        p[i] = v[i];
+}
+#endif
 
 /* a * b + c; rounded once where the instruction set has it (not in baseline x86-64). */
 PB_INLINE vf vfma(vf a, vf b, vf c) {
@@ -154,23 +170,66 @@ PB_INLINE vf vcopysign(vf magnitude, vf sign) {
     return (vf)(((vi)magnitude & INT32_C(0x7fffffff)) | ((vi)sign & INT32_MIN));
 }
 
+/* The lanes from 1, 2, 4, 8 on in the place of as many first ones. */
+PB_INLINE vf vfold1(vf v) {
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(v, v, 1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(v, v, 1, 1, 2, 3, 4, 5, 6, 7);
+#else
+    return __builtin_shufflevector(v, v, 1, 1, 2, 3);
+#endif
+}
+
+PB_INLINE vf vfold2(vf v) {
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(v, v, 2, 3, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#elif defined(__AVX2__)
+    return __builtin_shufflevector(v, v, 2, 3, 2, 3, 4, 5, 6, 7);
+#else
+    return __builtin_shufflevector(v, v, 2, 3, 2, 3);
+#endif
+}
+
+#if defined(__AVX2__)
+PB_INLINE vf vfold4(vf v) {
+#if defined(__AVX512F__)
+    return __builtin_shufflevector(v, v, 4, 5, 6, 7, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+#else
+    return __builtin_shufflevector(v, v, 4, 5, 6, 7, 4, 5, 6, 7);
+#endif
+}
+#endif
+
+#if defined(__AVX512F__)
+PB_INLINE vf vfold8(vf v) {
+    return __builtin_shufflevector(v, v, 8, 9, 10, 11, 12, 13, 14, 15, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+#endif
+
 /* Sums and maxima over lanes: halves are folded onto each other, in this fixed order. */
 PB_INLINE float vsum(vf v) {
-    float lanes[VL];
-    vstore(lanes, v);
-    for (int width = VL / 2; width >= 1; width /= 2)
-        for (int i = 0; i < width; i++)
-            lanes[i] += lanes[i + width];
-    return lanes[0];
+#if defined(__AVX512F__)
+    v += vfold8(v);
+#endif
+#if defined(__AVX2__)
+    v += vfold4(v);
+#endif
+    v += vfold2(v);
+    v += vfold1(v);
+    return v[0];
 }
 
 PB_INLINE float vmaximum(vf v) {
-    float lanes[VL];
-    vstore(lanes, v);
-    float best = lanes[0];
-    for (int i = 1; i < VL; i++)
-        best = lanes[i] > best ? lanes[i] : best;
-    return best;
+#if defined(__AVX512F__)
+    v = vat_least(v, vfold8(v));
+#endif
+#if defined(__AVX2__)
+    v = vat_least(v, vfold4(v));
+#endif
+    v = vat_least(v, vfold2(v));
+    v = vat_least(v, vfold1(v));
+    return v[0];
 }
 
 PB_INLINE double vsum_double(vd v) {
