@@ -229,6 +229,15 @@ static pb_status read_rotary(pb_loading *loading, pb_error *err) {
     return PB_OK;
 }
 
+/* x rounded to bfloat16, to nearest even. */
+static float round_to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    bits = (bits + 0x7fffu + (bits >> 16 & 1u)) & 0xffff0000u;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
 /* Attention with linear biases: a geometric series of slopes, as transformers computes it in float32. */
 static pb_status make_alibi(pb_loading *loading, pb_error *err) {
     pb_spec *spec = loading->spec;
@@ -244,6 +253,8 @@ static pb_status make_alibi(pb_loading *loading, pb_error *err) {
     double between = (float)pow(2.0, -pow(2.0, -(log2 + 1 - 3.0)));
     for (int i = 0; i < spec->heads; i++)
         slopes[i] = (float)(i < power ? pow(base, i + 1) : pow(between, 2 * (i - power) + 1));
+    for (int i = 0; spec->alibi_bf16 && i < spec->heads; i++)
+        slopes[i] = round_to_bf16(slopes[i]);
     spec->alibi_slopes = slopes;
     return PB_OK;
 }
