@@ -319,6 +319,7 @@ static void suggest__finds_the_near_one_or_none(void **state) {
     assert_string_equal(pb_suggest("HOOK_MLP_OUT", names, n), "hook_mlp_out");
     assert_string_equal(pb_suggest("logit", names, n), "logits");
     assert_string_equal(pb_suggest("z", names, n), "attn.hook_z");
+    assert_string_equal(pb_suggest("form", (const char *const[]){"farn", "from"}, 2), "from"); /* a swap counts once */
     assert_null(pb_suggest("embedding", names, n));
     assert_null(pb_suggest("", names, n));
     assert_null(pb_suggest("x", names, 0));
