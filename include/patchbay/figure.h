@@ -55,7 +55,7 @@ typedef enum pb_colour_map {
                               the largest magnitude) or hang down from zero; else sequential */
     PB_COLOURS_SEQUENTIAL, /* white, green-blue, dark indigo: more is darker */
     PB_COLOURS_DIVERGING,  /* red below zero, white at zero, blue above; the range is symmetric about zero */
-    PB_COLOURS_PURPLES,    /* white to purple, green, red: the colours of the ROME paper for block states, MLP and attention */
+    PB_COLOURS_PURPLES, /* white to purple, green, red: the colours of the ROME paper for block states, MLP and attention */
     PB_COLOURS_GREENS,
     PB_COLOURS_REDS,
     PB_COLOURS_GREYS,
@@ -119,10 +119,10 @@ pb_status pb_figure_add_heatmap(pb_figure *figure, const pb_heatmap *panel, pb_e
 /* The attention pattern of one head: a triangular heat map with square cells, dest down the y axis, src along x.
  * Panels of heads over the same tokens show the labels once per row and column of panels. */
 typedef struct pb_attention {
-    const char *title;          /* "head 3.1" */
-    size_t tokens;              /* T, 1 to 8192 */
-    const float *pattern;       /* [T, T], (dest, src), row-major */
-    const char *const *labels;  /* [n_labels], n_labels = T; NULL with 0: positions */
+    const char *title;         /* "head 3.1" */
+    size_t tokens;             /* T, 1 to 8192 */
+    const float *pattern;      /* [T, T], (dest, src), row-major */
+    const char *const *labels; /* [n_labels], n_labels = T; NULL with 0: positions */
     size_t n_labels;
     const size_t *marked; /* tokens to emphasise, on both axes */
     size_t n_marked;
@@ -152,7 +152,7 @@ typedef struct pb_series {
 typedef struct pb_line_plot {
     const char *title, *subtitle, *x_title, *y_title;
     const pb_series *series;
-    size_t n_series; /* 1 to 64 */
+    size_t n_series;   /* 1 to 64 */
     bool log_x, log_y; /* all values must be > 0 */
     /* Names for x = 0, 1, ... instead of numbers (tokens, layers by name). NULL with 0: numbers. */
     const char *const *x_labels;
@@ -160,7 +160,7 @@ typedef struct pb_line_plot {
     const double *x_range, *y_range; /* [2], low < high; NULL: from the data */
     const double *levels;            /* [n_levels] dashed horizontal lines: baselines */
     const char *const *level_labels; /* [n_levels] or NULL */
-    size_t n_levels; /* at most 64 */
+    size_t n_levels;                 /* at most 64 */
 } pb_line_plot;
 
 /* Errors: no series, no points, low without high, nothing finite to draw, values <= 0 on a log axis. */
@@ -168,10 +168,10 @@ pb_status pb_figure_add_lines(pb_figure *figure, const pb_line_plot *panel, pb_e
 
 typedef struct pb_bar_plot {
     const char *title, *subtitle, *x_title, *y_title;
-    size_t groups, series;      /* groups along x (1 to 1024), series side by side within each (1 to 32) */
-    const float *values;        /* [series, groups]; NaN: no bar */
-    const float *low, *high;    /* [series, groups] ends of error bars, as values; NULL: none. Both or neither. */
-    const char *const *group_labels;  /* n_group_labels = groups; NULL with 0: 0, 1, ... */
+    size_t groups, series;           /* groups along x (1 to 1024), series side by side within each (1 to 32) */
+    const float *values;             /* [series, groups]; NaN: no bar */
+    const float *low, *high;         /* [series, groups] ends of error bars, as values; NULL: none. Both or neither. */
+    const char *const *group_labels; /* n_group_labels = groups; NULL with 0: 0, 1, ... */
     size_t n_group_labels;
     const char *const *series_labels; /* n_series_labels = series; NULL with 0: no legend */
     size_t n_series_labels;
@@ -184,9 +184,9 @@ pb_status pb_figure_add_bars(pb_figure *figure, const pb_bar_plot *panel, pb_err
 typedef struct pb_scatter {
     const char *title, *subtitle, *x_title, *y_title;
     size_t n;
-    const float *x, *y;             /* [n]; points with NaN or infinity are not drawn, and their number is stated */
-    const char *const *labels;      /* [n] entries NULL or "": not labelled; NULL: none is */
-    const int *classes;             /* [n] index into class_labels, which gives colour and legend; NULL: one colour */
+    const float *x, *y;              /* [n]; points with NaN or infinity are not drawn, and their number is stated */
+    const char *const *labels;       /* [n] entries NULL or "": not labelled; NULL: none is */
+    const int *classes;              /* [n] index into class_labels, which gives colour and legend; NULL: one colour */
     const char *const *class_labels; /* [n_classes], 1 to 32 */
     size_t n_classes;
     bool identity;     /* the line y = x; both axes then have the same range and length */
@@ -222,9 +222,9 @@ pb_status pb_figure_save(const pb_figure *figure, const char *path, const pb_tex
                          pb_error *err);
 
 typedef struct pb_terminal_options {
-    bool colour;   /* 24-bit colour: cells as blocks, with the value inside where it fits, and a legend. False: plain
+    bool colour;     /* 24-bit colour: cells as blocks, with the value inside where it fits, and a legend. False: plain
                       aligned numbers (lines, bars and points are always plain tables). */
-    int width;     /* columns; 0: 80. Wider tables are folded into blocks of columns. At least 20. */
+    int width;       /* columns; 0: 80. Wider tables are folded into blocks of columns. At least 20. */
     size_t max_rows; /* longer tables are cut in the middle, with a line that says so; 0: 60 */
 } pb_terminal_options;
 
@@ -240,7 +240,7 @@ typedef struct pb_png_text pb_png_text;
 pb_status pb_png_read_text(pb_context *ctx, const char *path, pb_png_text **out, pb_error *err);
 void pb_png_text_free(pb_png_text *text); /* NULL is a no-op */
 size_t pb_png_text_count(const pb_png_text *text);
-const pb_text_pair *pb_png_text_at(const pb_png_text *text, size_t i); /* valid while text is; i < count */
+const pb_text_pair *pb_png_text_at(const pb_png_text *text, size_t i);  /* valid while text is; i < count */
 const char *pb_png_text_find(const pb_png_text *text, const char *key); /* NULL if absent */
 
 #ifdef __cplusplus

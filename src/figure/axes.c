@@ -12,7 +12,8 @@ double pb_axis_position(const pb_axis_plan *axis, double value) {
     return (value - axis->low) / (axis->high - axis->low);
 }
 
-void pb_axis_plan_make(pb_axis_plan *axis, double low, double high, const double *range, bool log, bool whole, int wanted) {
+void pb_axis_plan_make(pb_axis_plan *axis, double low, double high, const double *range, bool log, bool whole,
+                       int wanted) {
     axis->log = log;
     axis->low = range ? range[0] : low;
     axis->high = range ? range[1] : high;
@@ -37,7 +38,7 @@ void pb_axes_box(pb_type *type, pb_plan *plan) {
         widest = fmax(widest, pb_type_measure(type, PB_STYLE_LABEL, plan->y.ticks.text[i], 0).width);
     box->left = TICK_GAP + widest + 2;
     box->top = fmax(box->top, line / 2); /* of the uppermost tick's text */
-    if (plan->x_labels.step > 0) { /* names along x */
+    if (plan->x_labels.step > 0) {       /* names along x */
         box->bottom = LABEL_GAP + plan->x_labels.extent;
         box->left = fmax(box->left, plan->x_labels.overhang_left);
         box->right = plan->x_labels.overhang_right;
@@ -68,7 +69,8 @@ void pb_axes_draw(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, dou
         bool zero = plan->y.ticks.at[i] == 0 && plan->y.low < 0;
         if (zero || grid != PB_GRID_NONE)
             hair(cr, x, at, x + box->width, at, zero ? PB_SOFT : PB_FAINT, zero ? 0.8 : 0.6);
-        pb_type_draw(type, cr, PB_STYLE_LABEL, plan->y.ticks.text[i], 0, x - TICK_GAP - 2, at, (pb_anchor){1, 0.5}, 0, PB_INK);
+        pb_type_draw(type, cr, PB_STYLE_LABEL, plan->y.ticks.text[i], 0, x - TICK_GAP - 2, at, (pb_anchor){1, 0.5}, 0,
+                     PB_INK);
     }
     if (plan->x_labels.step == 0) {
         for (int i = 0; i < plan->x.ticks.n; i++) {
@@ -89,8 +91,12 @@ void pb_axes_draw(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, dou
 void pb_draw_marker(cairo_t *cr, size_t shape, double x, double y, double r) {
     cairo_new_sub_path(cr);
     switch (shape % 4) {
-    case 0: cairo_arc(cr, x, y, r, 0, 2 * M_PI); break;
-    case 1: cairo_rectangle(cr, x - 0.9 * r, y - 0.9 * r, 1.8 * r, 1.8 * r); break;
+    case 0:
+        cairo_arc(cr, x, y, r, 0, 2 * M_PI);
+        break;
+    case 1:
+        cairo_rectangle(cr, x - 0.9 * r, y - 0.9 * r, 1.8 * r, 1.8 * r);
+        break;
     case 2:
         cairo_move_to(cr, x, y - 1.25 * r);
         cairo_line_to(cr, x + 1.15 * r, y + 0.85 * r);

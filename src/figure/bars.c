@@ -102,8 +102,8 @@ static void draw_error_bar(cairo_t *cr, double x, double low, double high) {
 
 static double clamp(double t) { return t < 0 ? 0 : t > 1 ? 1 : t; }
 
-static void draw_bar(pb_type *type, cairo_t *cr, const pb_plan *plan, size_t i, size_t series, double left, double width,
-                     double y) {
+static void draw_bar(pb_type *type, cairo_t *cr, const pb_plan *plan, size_t i, size_t series, double left,
+                     double width, double y) {
     const pb_bar_plot *p = &plan->panel->as.bars;
     double value = (double)p->values[i], low, high, h = plan->box.height;
     if (!isfinite(value))
@@ -138,8 +138,8 @@ static void draw_legend(pb_type *type, cairo_t *cr, const pb_plan *plan, double 
         cairo_set_source_rgb(cr, c.r, c.g, c.b);
         cairo_rectangle(cr, left, y + (line - SWATCH) / 2, SWATCH, SWATCH);
         cairo_fill(cr);
-        pb_type_draw(type, cr, PB_STYLE_LEGEND, p->series_labels[s], LEGEND_WRAP, left + SWATCH + 5, y, (pb_anchor){0, 0}, 0,
-                     PB_INK);
+        pb_type_draw(type, cr, PB_STYLE_LEGEND, p->series_labels[s], LEGEND_WRAP, left + SWATCH + 5, y,
+                     (pb_anchor){0, 0}, 0, PB_INK);
         y += fmax(t.height, line) + ROW_GAP;
     }
 }
@@ -148,8 +148,8 @@ static void draw_indices(pb_type *type, cairo_t *cr, const pb_plan *plan, double
     for (size_t g = 0; g < plan->panel->as.bars.groups; g += plan->x_labels.step) {
         char text[24];
         snprintf(text, sizeof text, "%zu", g);
-        pb_type_draw(type, cr, PB_STYLE_LABEL, text, 0, x + ((double)g + 0.5) * pitch, bottom + 4, (pb_anchor){0.5, 0}, 0,
-                     PB_INK);
+        pb_type_draw(type, cr, PB_STYLE_LABEL, text, 0, x + ((double)g + 0.5) * pitch, bottom + 4, (pb_anchor){0.5, 0},
+                     0, PB_INK);
     }
 }
 
@@ -159,10 +159,12 @@ void pb_bars_draw(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, dou
     pb_axes_draw(type, cr, plan, x, y, p->numbers ? PB_GRID_NONE : PB_GRID_Y);
     for (size_t g = 0; g < p->groups; g++) {
         for (size_t s = 0; s < p->series; s++)
-            draw_bar(type, cr, plan, s * p->groups + g, s, x + (double)g * pitch + bar * (0.3 + (double)s), bar - 0.6, y);
+            draw_bar(type, cr, plan, s * p->groups + g, s, x + (double)g * pitch + bar * (0.3 + (double)s), bar - 0.6,
+                     y);
     }
     if (p->group_labels)
-        pb_labels_below_draw(type, cr, p->group_labels, NULL, p->groups, false, &plan->x_labels, x, y + plan->box.height, pitch);
+        pb_labels_below_draw(type, cr, p->group_labels, NULL, p->groups, false, &plan->x_labels, x,
+                             y + plan->box.height, pitch);
     else
         draw_indices(type, cr, plan, x, y + plan->box.height, pitch);
     draw_legend(type, cr, plan, x, y);

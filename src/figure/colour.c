@@ -139,8 +139,8 @@ double pb_colour_lightness(pb_rgb c) {
 }
 
 /* Okabe and Ito's palette (2008), in an order that puts strong contrasts first, its yellow darkened to be read on white. */
-static const unsigned char PALETTE[][3] = {{0, 114, 178},  {213, 94, 0},   {0, 158, 115},  {204, 121, 167},
-                                           {230, 159, 0}, {86, 180, 233}, {90, 90, 95}, {160, 140, 20}};
+static const unsigned char PALETTE[][3] = {{0, 114, 178}, {213, 94, 0},   {0, 158, 115}, {204, 121, 167},
+                                           {230, 159, 0}, {86, 180, 233}, {90, 90, 95},  {160, 140, 20}};
 enum { PALETTE_SIZE = sizeof PALETTE / sizeof *PALETTE };
 
 pb_rgb pb_series_colour(size_t i) {

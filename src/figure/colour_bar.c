@@ -116,7 +116,7 @@ void pb_colour_bar_draw(pb_type *type, cairo_t *cr, const pb_colour_scale *scale
         pb_extent text = pb_type_measure(type, PB_STYLE_LEGEND, ABSENT_TEXT, 0);
         double line = fmax(SWATCH, text.height);
         pb_draw_absent(cr, x, below + (line - SWATCH) / 2, SWATCH, SWATCH);
-        pb_type_draw(type, cr, PB_STYLE_LEGEND, ABSENT_TEXT, 0, x + SWATCH + 5, below + line / 2, (pb_anchor){0, 0.5}, 0,
-                     PB_SOFT);
+        pb_type_draw(type, cr, PB_STYLE_LEGEND, ABSENT_TEXT, 0, x + SWATCH + 5, below + line / 2, (pb_anchor){0, 0.5},
+                     0, PB_SOFT);
     }
 }

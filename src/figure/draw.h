@@ -14,9 +14,9 @@ typedef struct pb_box {
 
 /* How the labels below a plot are written. */
 typedef struct pb_label_plan {
-    double angle;  /* 0, or turned counter-clockwise: -pi/4, -pi/2 */
-    size_t step;   /* every step-th label is written */
-    double extent; /* height that the labels need (width, for labels beside a plot) */
+    double angle;                         /* 0, or turned counter-clockwise: -pi/4, -pi/2 */
+    size_t step;                          /* every step-th label is written */
+    double extent;                        /* height that the labels need (width, for labels beside a plot) */
     double overhang_left, overhang_right; /* beyond the plot area's edges */
     double wrap;                          /* lines of level labels are broken at this width; 0: one line */
 } pb_label_plan;
@@ -31,7 +31,7 @@ typedef struct pb_plan {
     const pb_panel *panel;
     pb_box box;
     double title_wrap, labels_below; /* set by pb_titles_box: where titles break; room between plot and x title */
-    bool hide_rows, hide_cols; /* a neighbour shows the same labels and axis title */
+    bool hide_rows, hide_cols;       /* a neighbour shows the same labels and axis title */
 
     /* heat maps */
     const pb_colour_scale *scale;
@@ -69,7 +69,8 @@ void pb_axes_box(pb_type *type, pb_plan *plan);
 /* 0..1 along the axis, from low to high. */
 double pb_axis_position(const pb_axis_plan *axis, double value);
 /* Range, ticks. data low <= high. range NULL: widened to nice numbers. */
-void pb_axis_plan_make(pb_axis_plan *axis, double low, double high, const double *range, bool log, bool whole, int wanted);
+void pb_axis_plan_make(pb_axis_plan *axis, double low, double high, const double *range, bool log, bool whole,
+                       int wanted);
 /* Titles around any plot area: grows box, which has room for everything else at the sides but not below, for them. pb_titles_draw draws them at the same places. */
 void pb_titles_box(pb_type *type, pb_plan *plan);
 void pb_titles_draw(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, double y);

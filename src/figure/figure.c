@@ -13,7 +13,11 @@ typedef struct pb_pool_chunk {
     size_t size, used; /* of the bytes behind this header */
 } pb_pool_chunk;
 
-enum { POOL_ALIGN = 16, POOL_CHUNK = 4096, POOL_HEADER = (sizeof(pb_pool_chunk) + POOL_ALIGN - 1) / POOL_ALIGN * POOL_ALIGN };
+enum {
+    POOL_ALIGN = 16,
+    POOL_CHUNK = 4096,
+    POOL_HEADER = (sizeof(pb_pool_chunk) + POOL_ALIGN - 1) / POOL_ALIGN * POOL_ALIGN
+};
 
 void *pb_pool_alloc(pb_pool *pool, size_t count, size_t size) {
     if (size && count > (SIZE_MAX / 4) / size)
@@ -157,8 +161,8 @@ void pb_panel_drop(pb_panel *panel) {
     pb_free(panel);
 }
 
-pb_status pb_panel_fail(const pb_figure *figure, const char *title, pb_error *err, pb_status status,
-                        const char *format, ...) {
+pb_status pb_panel_fail(const pb_figure *figure, const char *title, pb_error *err, pb_status status, const char *format,
+                        ...) {
     va_list args;
     va_start(args, format);
     pb_failv(err, status, format, args);

@@ -78,8 +78,8 @@ pb_status pb_panel_begin(pb_figure *figure, pb_panel_kind kind, const char *titl
                          const char *x_title, const char *y_title, pb_panel **out, pb_error *err);
 pb_status pb_figure_take_panel(pb_figure *figure, pb_panel *panel, pb_error *err);
 void pb_panel_drop(pb_panel *panel);
-pb_status pb_panel_fail(const pb_figure *figure, const char *title, pb_error *err, pb_status status,
-                        const char *format, ...) PB_PRINTF(5, 6);
+pb_status pb_panel_fail(const pb_figure *figure, const char *title, pb_error *err, pb_status status, const char *format,
+                        ...) PB_PRINTF(5, 6);
 /* PB_ERR_ARGUMENT unless range is NULL or finite with low < high. what: "x_range". */
 pb_status pb_panel_check_range(const pb_figure *figure, const char *title, const double *range, const char *what,
                                pb_error *err);

@@ -23,7 +23,11 @@ static void choose_cells(const pb_heat *heat, size_t n_panels, pb_plan *plan) {
         plan->cell_width = plan->cell_height = sharp(size);
         return;
     }
-    double height = rows <= 3 ? 22 : rows <= 14 ? 18 : rows <= 30 ? 15 : rows <= 60 ? 12.5 : clamp(750 / rows, 0.5, 12.5);
+    double height = rows <= 3    ? 22
+                    : rows <= 14 ? 18
+                    : rows <= 30 ? 15
+                    : rows <= 60 ? 12.5
+                                 : clamp(750 / rows, 0.5, 12.5);
     double page = n_panels >= 3 ? 200 : n_panels == 2 ? 280 : 330; /* three stand side by side */
     double width = clamp(cols * 26, 110, page) / cols;
     if (!heat->cols.numeric && cols <= 40)
@@ -85,7 +89,8 @@ bool pb_heat_same_axis(const pb_heat_axis *a, const pb_heat_axis *b) {
 static void heat_box(pb_type *type, pb_plan *plan) {
     const pb_heat *heat = &plan->panel->as.heat;
     pb_box *box = &plan->box;
-    *box = (pb_box){.width = plan->cell_width * (double)heat->cols.n, .height = plan->cell_height * (double)heat->rows.n};
+    *box =
+        (pb_box){.width = plan->cell_width * (double)heat->cols.n, .height = plan->cell_height * (double)heat->rows.n};
     double out = fmax(0, (pb_type_line_height(type, PB_STYLE_LABEL) - plan->cell_height) / 2);
     if (!plan->hide_rows) {
         box->left = LABEL_GAP + plan->rows.extent;
@@ -144,7 +149,8 @@ static void draw_cells(cairo_t *cr, const pb_plan *plan, double x, double y) {
         for (size_t c = 0; c < heat->cols.n; c++) {
             size_t i = r * heat->cols.n + c;
             if (!heat->masked || !heat->masked[i])
-                draw_cell(cr, plan, heat->values[i], x + (double)c * plan->cell_width, y + (double)r * plan->cell_height);
+                draw_cell(cr, plan, heat->values[i], x + (double)c * plan->cell_width,
+                          y + (double)r * plan->cell_height);
         }
     }
     cairo_restore(cr);

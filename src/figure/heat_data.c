@@ -25,8 +25,9 @@ static pb_status check_axis(const pb_figure *figure, const char *title, size_t s
                              "%zu %ss are more than can be drawn (%d): select or average a part of them", size,
                              given->name, MAX_CELLS_PER_AXIS);
     if (given->n != size && (given->labels || given->n))
-        return pb_panel_fail(figure, title, err, PB_ERR_ARGUMENT, "%zu %s labels for %zu %ss: one for each was expected",
-                             given->n, given->name, size, given->name);
+        return pb_panel_fail(figure, title, err, PB_ERR_ARGUMENT,
+                             "%zu %s labels for %zu %ss: one for each was expected", given->n, given->name, size,
+                             given->name);
     if (given->n && !given->labels)
         return pb_panel_fail(figure, title, err, PB_ERR_ARGUMENT, "n_%s_labels is %zu, but there are no labels",
                              given->name, given->n);
@@ -126,8 +127,10 @@ static pb_status fill_heat(pb_figure *figure, pb_panel *panel, const pb_heatmap 
                            const labels_given *cols, pb_error *err) {
     pb_heat *heat = &panel->as.heat;
     bool flip = p->upward;
-    PB_TRY(copy_axis(&panel->pool, p->transposed ? p->cols : p->rows, p->transposed ? cols : rows, flip, &heat->rows, err));
-    PB_TRY(copy_axis(&panel->pool, p->transposed ? p->rows : p->cols, p->transposed ? rows : cols, false, &heat->cols, err));
+    PB_TRY(copy_axis(&panel->pool, p->transposed ? p->cols : p->rows, p->transposed ? cols : rows, flip, &heat->rows,
+                     err));
+    PB_TRY(copy_axis(&panel->pool, p->transposed ? p->rows : p->cols, p->transposed ? rows : cols, false, &heat->cols,
+                     err));
     PB_TRY(copy_values(&panel->pool, p, heat, err));
     if (!isfinite(heat->low))
         return pb_panel_fail(figure, p->title, err, PB_ERR_NUMERIC,

@@ -77,8 +77,8 @@ void pb_labels_below_draw(pb_type *type, cairo_t *cr, const char *const *labels,
             continue;
         double at = x + ((double)i + 0.5) * pitch;
         if (plan->angle == 0)
-            pb_type_draw(type, cr, label_style(marked, i), labels[i], plan->wrap, at, y + LABEL_GAP, (pb_anchor){0.5, 0}, 0,
-                         PB_INK);
+            pb_type_draw(type, cr, label_style(marked, i), labels[i], plan->wrap, at, y + LABEL_GAP,
+                         (pb_anchor){0.5, 0}, 0, PB_INK);
         else if (plan->angle < -M_PI / 3)
             pb_type_draw(type, cr, label_style(marked, i), labels[i], 0, at, y + LABEL_GAP, (pb_anchor){1, 0.5},
                          plan->angle, PB_INK);

@@ -4,8 +4,17 @@
 
 #include "figure/draw.h"
 
-enum { MARGIN = 12, GAP_ACROSS = 16, GAP_DOWN = 16, TITLE_GAP = 10, CAPTION_GAP = 10, BAR_GAP = 14, PAGE_WIDTH = 780,
-       BAR_LIMIT = 220, MIN_TEXT_WIDTH = 240 };
+enum {
+    MARGIN = 12,
+    GAP_ACROSS = 16,
+    GAP_DOWN = 16,
+    TITLE_GAP = 10,
+    CAPTION_GAP = 10,
+    BAR_GAP = 14,
+    PAGE_WIDTH = 780,
+    BAR_LIMIT = 220,
+    MIN_TEXT_WIDTH = 240
+};
 
 struct pb_layout {
     const pb_figure *figure;
@@ -25,10 +34,18 @@ struct pb_layout {
 static void plan_panel(pb_layout *l, size_t i) {
     pb_plan *plan = &l->plans[i];
     switch (plan->panel->kind) {
-    case PB_PANEL_HEAT: pb_heat_plan(l->type, l->figure, i ? &l->plans[i - 1] : NULL, plan); break;
-    case PB_PANEL_LINES: pb_lines_plan(l->type, plan, l->figure->n_panels > 1); break;
-    case PB_PANEL_BARS: pb_bars_plan(l->type, plan); break;
-    case PB_PANEL_SCATTER: pb_scatter_plan(l->type, plan); break;
+    case PB_PANEL_HEAT:
+        pb_heat_plan(l->type, l->figure, i ? &l->plans[i - 1] : NULL, plan);
+        break;
+    case PB_PANEL_LINES:
+        pb_lines_plan(l->type, plan, l->figure->n_panels > 1);
+        break;
+    case PB_PANEL_BARS:
+        pb_bars_plan(l->type, plan);
+        break;
+    case PB_PANEL_SCATTER:
+        pb_scatter_plan(l->type, plan);
+        break;
     }
 }
 
@@ -127,7 +144,8 @@ static void choose_bars(pb_layout *l) {
     pb_colour_scales(l->figure, l->scales, &groups);
     l->shared_bar = n > 1 && groups == 1;
     for (size_t i = 0; i < n; i++) {
-        l->shared_bar = l->shared_bar && l->plans[i].panel->kind == PB_PANEL_HEAT && l->scales[i].map == l->scales[0].map;
+        l->shared_bar =
+            l->shared_bar && l->plans[i].panel->kind == PB_PANEL_HEAT && l->scales[i].map == l->scales[0].map;
         l->plans[i].scale = &l->scales[i];
     }
     for (size_t i = 0; i < n; i++)
@@ -200,10 +218,17 @@ pb_extent pb_layout_size(const pb_layout *l) { return l->size; }
 
 static pb_status draw_panel(pb_layout *l, cairo_t *cr, const pb_plan *plan, double x, double y, pb_error *err) {
     switch (plan->panel->kind) {
-    case PB_PANEL_HEAT: pb_heat_draw(l->type, cr, plan, x, y); break;
-    case PB_PANEL_LINES: pb_lines_draw(l->type, cr, plan, x, y); break;
-    case PB_PANEL_BARS: pb_bars_draw(l->type, cr, plan, x, y); break;
-    case PB_PANEL_SCATTER: return pb_scatter_draw(l->type, cr, plan, x, y, err);
+    case PB_PANEL_HEAT:
+        pb_heat_draw(l->type, cr, plan, x, y);
+        break;
+    case PB_PANEL_LINES:
+        pb_lines_draw(l->type, cr, plan, x, y);
+        break;
+    case PB_PANEL_BARS:
+        pb_bars_draw(l->type, cr, plan, x, y);
+        break;
+    case PB_PANEL_SCATTER:
+        return pb_scatter_draw(l->type, cr, plan, x, y, err);
     }
     return PB_OK;
 }
@@ -230,11 +255,13 @@ pb_status pb_layout_draw(pb_layout *l, cairo_t *cr, pb_error *err) {
     cairo_paint(cr);
     double y = MARGIN;
     if (o->title) {
-        pb_type_draw(l->type, cr, PB_STYLE_FIGURE_TITLE, o->title, l->text_width, MARGIN, y, (pb_anchor){0, 0}, 0, PB_INK);
+        pb_type_draw(l->type, cr, PB_STYLE_FIGURE_TITLE, o->title, l->text_width, MARGIN, y, (pb_anchor){0, 0}, 0,
+                     PB_INK);
         y += pb_type_measure(l->type, PB_STYLE_FIGURE_TITLE, o->title, l->text_width).height + 2;
     }
     if (o->subtitle)
-        pb_type_draw(l->type, cr, PB_STYLE_SUBTITLE, o->subtitle, l->text_width, MARGIN, y, (pb_anchor){0, 0}, 0, PB_SOFT);
+        pb_type_draw(l->type, cr, PB_STYLE_SUBTITLE, o->subtitle, l->text_width, MARGIN, y, (pb_anchor){0, 0}, 0,
+                     PB_SOFT);
     PB_TRY(draw_panels(l, cr, err));
     if (l->shared_bar)
         pb_colour_bar_draw(l->type, cr, &l->scales[0], MARGIN + l->body_width + BAR_GAP,

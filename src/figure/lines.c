@@ -3,7 +3,17 @@
 
 #include "figure/draw.h"
 
-enum { WIDTH = 330, HEIGHT = 190, SMALL_WIDTH = 230, SMALL_HEIGHT = 150, MARKERS_UP_TO = 40, LEGEND_GAP = 8, LEGEND_WRAP = 150, NAME_SPACE = 2, ABOVE_GAP = 6 };
+enum {
+    WIDTH = 330,
+    HEIGHT = 190,
+    SMALL_WIDTH = 230,
+    SMALL_HEIGHT = 150,
+    MARKERS_UP_TO = 40,
+    LEGEND_GAP = 8,
+    LEGEND_WRAP = 150,
+    NAME_SPACE = 2,
+    ABOVE_GAP = 6
+};
 
 static double x_of(const pb_series *s, size_t i) { return s->x ? (double)s->x[i] : (double)i; }
 
@@ -69,7 +79,10 @@ static void plan_x(pb_type *type, pb_plan *plan, const extremes *e) {
         range[0] -= pad;
         range[1] += pad;
     }
-    pb_axis_plan_make(&plan->x, e->x_low, e->x_high, p->x_range ? p->x_range : p->log_x || degenerate ? NULL : range,
+    pb_axis_plan_make(&plan->x, e->x_low, e->x_high,
+                      p->x_range               ? p->x_range
+                      : p->log_x || degenerate ? NULL
+                                               : range,
                       p->log_x, e->whole, 8);
 }
 
@@ -99,7 +112,8 @@ void pb_lines_plan(pb_type *type, pb_plan *plan, bool several) {
     extremes e;
     scan(p, &e);
     double widest, height = names_height(type, p, &widest);
-    plan->box = (pb_box){.width = several ? SMALL_WIDTH : WIDTH, .height = fmax(several ? SMALL_HEIGHT : HEIGHT, height)};
+    plan->box =
+        (pb_box){.width = several ? SMALL_WIDTH : WIDTH, .height = fmax(several ? SMALL_HEIGHT : HEIGHT, height)};
     plan->x_labels = (pb_label_plan){0};
     plan_x(type, plan, &e);
     pb_axis_plan_make(&plan->y, e.y_low, e.y_high, p->y_range, p->log_y, false, 5);
@@ -119,7 +133,9 @@ typedef struct frame {
     double x, y; /* of the plot area */
 } frame;
 
-static double across(const frame *f, double value) { return f->x + f->plan->box.width * pb_axis_position(&f->plan->x, value); }
+static double across(const frame *f, double value) {
+    return f->x + f->plan->box.width * pb_axis_position(&f->plan->x, value);
+}
 
 static double down(const frame *f, double value) {
     return f->y + f->plan->box.height * (1 - pb_axis_position(&f->plan->y, value));
@@ -266,15 +282,19 @@ static size_t collect_names(pb_type *type, const frame *f, name *names) {
         if (i == 0 || !s->label || !*s->label)
             continue;
         double at = fmin(fmax(down(f, y), f->y), f->y + f->plan->box.height);
-        names[n++] = (name){s->label, pb_series_colour(k), at, pb_type_measure(type, PB_STYLE_LEGEND, s->label, LEGEND_WRAP).height,
-                            at, across(f, x)};
+        names[n++] = (name){s->label, pb_series_colour(k),
+                            at,       pb_type_measure(type, PB_STYLE_LEGEND, s->label, LEGEND_WRAP).height,
+                            at,       across(f, x)};
     }
     for (size_t k = 0; k < p->n_levels && p->level_labels && n < MAX_NAMES; k++) {
         if (!*p->level_labels[k])
             continue;
         double at = down(f, p->levels[k]);
-        names[n++] = (name){p->level_labels[k], PB_SOFT, at,
-                            pb_type_measure(type, PB_STYLE_LEGEND, p->level_labels[k], LEGEND_WRAP).height, at,
+        names[n++] = (name){p->level_labels[k],
+                            PB_SOFT,
+                            at,
+                            pb_type_measure(type, PB_STYLE_LEGEND, p->level_labels[k], LEGEND_WRAP).height,
+                            at,
                             f->x + f->plan->box.width};
     }
     return n;
@@ -295,8 +315,8 @@ static void draw_names(pb_type *type, const frame *f) {
             cairo_line_to(f->cr, edge - 2, names[i].at);
             cairo_stroke(f->cr);
         }
-        pb_type_draw(type, f->cr, PB_STYLE_LEGEND, names[i].text, LEGEND_WRAP, edge, names[i].at, (pb_anchor){0, 0.5}, 0,
-                     names[i].colour);
+        pb_type_draw(type, f->cr, PB_STYLE_LEGEND, names[i].text, LEGEND_WRAP, edge, names[i].at, (pb_anchor){0, 0.5},
+                     0, names[i].colour);
     }
 }
 
@@ -305,8 +325,8 @@ void pb_lines_draw(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, do
     frame f = {cr, plan, x, y};
     pb_axes_draw(type, cr, plan, x, y, PB_GRID_Y);
     if (p->x_labels)
-        pb_labels_below_draw(type, cr, p->x_labels, NULL, p->n_x_labels, false, &plan->x_labels, x, y + plan->box.height,
-                             plan->box.width / (double)p->n_x_labels);
+        pb_labels_below_draw(type, cr, p->x_labels, NULL, p->n_x_labels, false, &plan->x_labels, x,
+                             y + plan->box.height, plan->box.width / (double)p->n_x_labels);
     cairo_save(cr);
     cairo_rectangle(cr, x - 3, y - 3, plan->box.width + 6, plan->box.height + 6); /* values beyond a given range */
     cairo_clip(cr);
@@ -324,8 +344,8 @@ void pb_lines_draw(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, do
     }
     cairo_restore(cr);
     if (named_above(p))
-        pb_type_draw(type, cr, PB_STYLE_LEGEND, p->series[0].label, plan->box.width, x, y - ABOVE_GAP, (pb_anchor){0, 1}, 0,
-                     pb_series_colour(0));
+        pb_type_draw(type, cr, PB_STYLE_LEGEND, p->series[0].label, plan->box.width, x, y - ABOVE_GAP,
+                     (pb_anchor){0, 1}, 0, pb_series_colour(0));
     else
         draw_names(type, &f);
 }

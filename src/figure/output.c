@@ -23,10 +23,10 @@ pb_status pb_figure_format_of(const char *path, pb_figure_format *out, pb_error 
         }
     }
     if (!dot || !dot[1])
-        return pb_fail(err, PB_ERR_ARGUMENT, "'%s' has no extension that says what to write: end it in .png, .svg or .pdf",
-                       path);
-    return pb_fail(err, PB_ERR_UNSUPPORTED, "a figure cannot be written as '%s' ('%s'): there are png, svg and pdf", dot,
-                   path);
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "'%s' has no extension that says what to write: end it in .png, .svg or .pdf", path);
+    return pb_fail(err, PB_ERR_UNSUPPORTED, "a figure cannot be written as '%s' ('%s'): there are png, svg and pdf",
+                   dot, path);
 }
 
 static pb_status cairo_error(const pb_figure *figure, cairo_status_t status, pb_error *err) {
@@ -38,7 +38,8 @@ static pb_status cairo_error(const pb_figure *figure, cairo_status_t status, pb_
 }
 
 /* Draws, destroys cr, and says whether all went well on the surface. */
-static pb_status draw_on(const pb_figure *figure, pb_layout *layout, cairo_surface_t *surface, double scale, pb_error *err) {
+static pb_status draw_on(const pb_figure *figure, pb_layout *layout, cairo_surface_t *surface, double scale,
+                         pb_error *err) {
     cairo_t *cr = cairo_create(surface);
     cairo_scale(cr, scale, scale);
     pb_status status = pb_layout_draw(layout, cr, err);
@@ -57,20 +58,23 @@ static pb_status render_png(const pb_figure *figure, pb_layout *layout, const pb
     pb_extent extent = pb_layout_size(layout);
     double across = ceil(extent.width * scale), down = ceil(extent.height * scale);
     if (across > PIXEL_LIMIT || down > PIXEL_LIMIT)
-        return pb_fail(err, PB_ERR_UNSUPPORTED,
-                       "the figure would have %.0f x %.0f pixels, more than %d: use a smaller pixel_scale than %g, fewer "
-                       "panels, more columns of panels, or write SVG or PDF",
-                       across, down, PIXEL_LIMIT, scale);
-    size_t width = (size_t)across, height = (size_t)down, stride = width * 4; /* a stride that cairo accepts for RGB24 */
+        return pb_fail(
+            err, PB_ERR_UNSUPPORTED,
+            "the figure would have %.0f x %.0f pixels, more than %d: use a smaller pixel_scale than %g, fewer "
+            "panels, more columns of panels, or write SVG or PDF",
+            across, down, PIXEL_LIMIT, scale);
+    size_t width = (size_t)across, height = (size_t)down,
+           stride = width * 4; /* a stride that cairo accepts for RGB24 */
     unsigned char *pixels = pb_alloc_zero(figure->ctx, height, stride);
     if (!pixels)
         return pb_fail_memory(err, figure->ctx, height * stride, "a figure's pixels");
-    cairo_surface_t *surface = cairo_image_surface_create_for_data(pixels, CAIRO_FORMAT_RGB24, (int)width, (int)height,
-                                                                   (int)stride);
+    cairo_surface_t *surface =
+        cairo_image_surface_create_for_data(pixels, CAIRO_FORMAT_RGB24, (int)width, (int)height, (int)stride);
     pb_status status = draw_on(figure, layout, surface, scale, err);
     cairo_surface_destroy(surface);
     if (status == PB_OK)
-        status = pb_png_encode(figure->ctx, pixels, width, height, stride, scale * 72 / 0.0254, metadata, n, bytes, size, err);
+        status = pb_png_encode(figure->ctx, pixels, width, height, stride, scale * 72 / 0.0254, metadata, n, bytes,
+                               size, err);
     pb_free(pixels);
     return status;
 }
@@ -168,10 +172,17 @@ pb_status pb_figure_render(const pb_figure *figure, pb_figure_format format, con
     if (status != PB_OK)
         goto done;
     switch (format) {
-    case PB_FIGURE_PNG: status = render_png(figure, layout, metadata, n_metadata, bytes, size, err); break;
-    case PB_FIGURE_SVG: status = render_svg(figure, type, layout, metadata, n_metadata, bytes, size, err); break;
-    case PB_FIGURE_PDF: status = render_pdf(figure, layout, metadata, n_metadata, bytes, size, err); break;
-    default: status = pb_fail(err, PB_ERR_ARGUMENT, "figure format %d is none of png, svg, pdf", (int)format);
+    case PB_FIGURE_PNG:
+        status = render_png(figure, layout, metadata, n_metadata, bytes, size, err);
+        break;
+    case PB_FIGURE_SVG:
+        status = render_svg(figure, type, layout, metadata, n_metadata, bytes, size, err);
+        break;
+    case PB_FIGURE_PDF:
+        status = render_pdf(figure, layout, metadata, n_metadata, bytes, size, err);
+        break;
+    default:
+        status = pb_fail(err, PB_ERR_ARGUMENT, "figure format %d is none of png, svg, pdf", (int)format);
     }
 done:
     pb_layout_free(layout);

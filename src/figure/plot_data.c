@@ -62,7 +62,8 @@ static pb_status check_log(const pb_figure *figure, const char *title, bool log,
                              axis, (double)*bad);
     if (range && range[0] <= 0)
         return pb_panel_fail(figure, title, err, PB_ERR_ARGUMENT,
-                             "the %s axis is logarithmic, but its range begins at %g: it must be above 0", axis, range[0]);
+                             "the %s axis is logarithmic, but its range begins at %g: it must be above 0", axis,
+                             range[0]);
     return PB_OK;
 }
 
@@ -98,7 +99,8 @@ static pb_status check_series(const pb_figure *figure, const pb_line_plot *p, co
 
 static pb_status check_lines(const pb_figure *figure, const pb_line_plot *p, pb_error *err) {
     if (p->n_series == 0 || !p->series)
-        return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT, "there are no lines: at least one series was expected");
+        return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT,
+                             "there are no lines: at least one series was expected");
     if (p->n_series > MAX_SERIES)
         return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT, "%zu lines are more than can be told apart (%d)",
                              p->n_series, MAX_SERIES);
@@ -123,8 +125,8 @@ static pb_status check_lines(const pb_figure *figure, const pb_line_plot *p, pb_
                              MAX_SERIES);
     for (size_t i = 0; i < p->n_levels; i++) {
         if (!isfinite(p->levels[i]) || (p->log_y && p->levels[i] <= 0))
-            return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT, "level %zu is %g, which the y axis does not have",
-                                 i, p->levels[i]);
+            return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT,
+                                 "level %zu is %g, which the y axis does not have", i, p->levels[i]);
     }
     return PB_OK;
 }
@@ -166,15 +168,18 @@ static pb_status check_bars(const pb_figure *figure, const pb_bar_plot *p, pb_er
         return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT, "there are no bars: groups is %zu, series is %zu",
                              p->groups, p->series);
     if (p->groups > MAX_GROUPS || p->series > MAX_BAR_SERIES)
-        return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT,
-                             "%zu groups of %zu bars are more than can be read: %d groups and %d bars in each are the most",
-                             p->groups, p->series, MAX_GROUPS, MAX_BAR_SERIES);
+        return pb_panel_fail(
+            figure, p->title, err, PB_ERR_ARGUMENT,
+            "%zu groups of %zu bars are more than can be read: %d groups and %d bars in each are the most", p->groups,
+            p->series, MAX_GROUPS, MAX_BAR_SERIES);
     if ((p->group_labels || p->n_group_labels) && (p->n_group_labels != p->groups || !p->group_labels))
         return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT,
-                             "%zu group labels for %zu groups: one for each was expected", p->n_group_labels, p->groups);
+                             "%zu group labels for %zu groups: one for each was expected", p->n_group_labels,
+                             p->groups);
     if ((p->series_labels || p->n_series_labels) && (p->n_series_labels != p->series || !p->series_labels))
         return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT,
-                             "%zu series labels for %zu series: one for each was expected", p->n_series_labels, p->series);
+                             "%zu series labels for %zu series: one for each was expected", p->n_series_labels,
+                             p->series);
     PB_TRY(check_intervals(figure, p->title, p->low, p->high, err));
     PB_TRY(pb_panel_check_range(figure, p->title, p->y_range, "y_range", err));
     for (size_t i = 0; i < p->groups * p->series; i++) {
@@ -215,12 +220,13 @@ static pb_status check_scatter(const pb_figure *figure, const pb_scatter *p, pb_
                              MAX_POINTS);
     if (p->n_classes > MAX_CLASSES || (p->classes && (p->n_classes == 0 || !p->class_labels)))
         return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT,
-                             "%zu class labels: 1 to %d were expected where points have classes", p->n_classes, MAX_CLASSES);
+                             "%zu class labels: 1 to %d were expected where points have classes", p->n_classes,
+                             MAX_CLASSES);
     size_t n_finite = 0;
     for (size_t i = 0; i < p->n; i++) {
         if (p->classes && (p->classes[i] < 0 || (size_t)p->classes[i] >= p->n_classes))
-            return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT, "point %zu has class %d: there are 0 to %zu", i,
-                                 p->classes[i], p->n_classes - 1);
+            return pb_panel_fail(figure, p->title, err, PB_ERR_ARGUMENT, "point %zu has class %d: there are 0 to %zu",
+                                 i, p->classes[i], p->n_classes - 1);
         n_finite += isfinite(p->x[i]) && isfinite(p->y[i]);
     }
     if (n_finite == 0)

@@ -181,8 +181,13 @@ pb_status pb_png_encode(pb_context *ctx, const unsigned char *pixels, size_t wid
                         double pixels_per_metre, const pb_text_pair *texts, size_t n_texts, unsigned char **out,
                         size_t *size, pb_error *err) {
     PB_TRY(pb_metadata_check(texts, n_texts, err));
-    png_writing w = {.job.ctx = ctx, .width = width, .height = height, .stride = stride, .pixels = pixels,
-                     .pixels_per_metre = pixels_per_metre, .n_texts = n_texts};
+    png_writing w = {.job.ctx = ctx,
+                     .width = width,
+                     .height = height,
+                     .stride = stride,
+                     .pixels = pixels,
+                     .pixels_per_metre = pixels_per_metre,
+                     .n_texts = n_texts};
     pb_strbuf_init(&w.bytes, ctx);
     pb_status status = PB_OK;
     w.texts = pb_alloc_zero(ctx, n_texts, sizeof *w.texts);
@@ -240,7 +245,8 @@ static void read_bytes(png_structp png, png_bytep out, size_t size) {
 
 /* Chunks that say nothing in words are skipped, so that a slip in a colour profile does not hide the texts. */
 static bool read_all(png_reading *r) {
-    static const png_byte SKIPPED[] = "bKGD\0cHRM\0eXIf\0gAMA\0hIST\0iCCP\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0sRGB\0tIME\0tRNS";
+    static const png_byte SKIPPED[] =
+        "bKGD\0cHRM\0eXIf\0gAMA\0hIST\0iCCP\0oFFs\0pCAL\0pHYs\0sBIT\0sCAL\0sPLT\0sRGB\0tIME\0tRNS";
     if (setjmp(png_jmpbuf(r->job.png)))
         return false;
     png_structp png = r->job.png;

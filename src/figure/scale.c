@@ -90,13 +90,15 @@ void pb_ticks_linear(double low, double high, int wanted, bool whole, pb_ticks *
 }
 
 static void power_text(int exponent, char out[PB_NUMBER_TEXT]) {
-    static const char *const DIGITS[10] = {"\xE2\x81\xB0", "\xC2\xB9",     "\xC2\xB2",     "\xC2\xB3",     "\xE2\x81\xB4",
-                                           "\xE2\x81\xB5", "\xE2\x81\xB6", "\xE2\x81\xB7", "\xE2\x81\xB8", "\xE2\x81\xB9"};
+    static const char *const DIGITS[10] = {"\xE2\x81\xB0", "\xC2\xB9",     "\xC2\xB2",     "\xC2\xB3",
+                                           "\xE2\x81\xB4", "\xE2\x81\xB5", "\xE2\x81\xB6", "\xE2\x81\xB7",
+                                           "\xE2\x81\xB8", "\xE2\x81\xB9"};
     char plain[16];
     snprintf(plain, sizeof plain, "%d", exponent);
     int used = snprintf(out, PB_NUMBER_TEXT, "10");
     for (const char *c = plain; *c; c++)
-        used += snprintf(out + used, (size_t)(PB_NUMBER_TEXT - used), "%s", *c == '-' ? "\xE2\x81\xBB" : DIGITS[*c - '0']);
+        used +=
+            snprintf(out + used, (size_t)(PB_NUMBER_TEXT - used), "%s", *c == '-' ? "\xE2\x81\xBB" : DIGITS[*c - '0']);
 }
 
 static void log_text(double value, int exponent, int factor, char out[PB_NUMBER_TEXT]) {
@@ -155,12 +157,15 @@ static bool same_scale(const pb_figure *figure, const pb_heat *a, const pb_heat 
     if (a == b)
         return true;
     switch (figure->options.scales) {
-    case PB_SCALES_SHARED: return true;
-    case PB_SCALES_OWN: return false;
-    case PB_SCALES_AUTO: break;
+    case PB_SCALES_SHARED:
+        return true;
+    case PB_SCALES_OWN:
+        return false;
+    case PB_SCALES_AUTO:
+        break;
     }
-    bool ranges = a->has_range == b->has_range &&
-                  (!a->has_range || (a->range[0] == b->range[0] && a->range[1] == b->range[1]));
+    bool ranges =
+        a->has_range == b->has_range && (!a->has_range || (a->range[0] == b->range[0] && a->range[1] == b->range[1]));
     return a->map == b->map && ranges && same_text(a->unit, b->unit);
 }
 
@@ -221,7 +226,8 @@ void pb_colour_scales(const pb_figure *figure, pb_colour_scale *out, size_t *gro
         }
         pb_colour_scale scale = {.map = resolve_map(heat->map, heat->has_range ? heat->range[0] : low,
                                                     heat->has_range ? heat->range[1] : high),
-                                 .unit = heat->unit, .group = *groups};
+                                 .unit = heat->unit,
+                                 .group = *groups};
         choose_range(&scale, heat, low, high);
         for (size_t k = i; k < n; k++) {
             if (figure->panels[k]->kind == PB_PANEL_HEAT && same_scale(figure, heat, &figure->panels[k]->as.heat))
@@ -232,7 +238,8 @@ void pb_colour_scales(const pb_figure *figure, pb_colour_scale *out, size_t *gro
             if (figure->panels[k]->kind != PB_PANEL_HEAT || !same_scale(figure, heat, other))
                 continue;
             out[k] = scale;
-            if (other->map != PB_COLOURS_AUTO && scale.map != PB_COLOURS_DIVERGING && other->map != PB_COLOURS_DIVERGING)
+            if (other->map != PB_COLOURS_AUTO && scale.map != PB_COLOURS_DIVERGING &&
+                other->map != PB_COLOURS_DIVERGING)
                 out[k].map = other->map; /* one range, the panel's own colours */
         }
         (*groups)++;

@@ -101,8 +101,14 @@ static void draw_label(pb_type *type, cairo_t *cr, placing *pl, size_t i, pb_rgb
     for (int ring = 0; ring < 3 && best_cost > 0; ring++) {
         double away = 5 + 9 * ring;
         for (int k = 0; k < 8; k++) {
-            rect r = {px + PLACES[k][0] * away - (PLACES[k][0] < 0 ? t.width : PLACES[k][0] == 0 ? t.width / 2 : 0),
-                      py + PLACES[k][1] * away * 0.8 - (PLACES[k][1] < 0 ? t.height : PLACES[k][1] == 0 ? t.height / 2 : 0),
+            rect r = {px + PLACES[k][0] * away -
+                          (PLACES[k][0] < 0    ? t.width
+                           : PLACES[k][0] == 0 ? t.width / 2
+                                               : 0),
+                      py + PLACES[k][1] * away * 0.8 -
+                          (PLACES[k][1] < 0    ? t.height
+                           : PLACES[k][1] == 0 ? t.height / 2
+                                               : 0),
                       t.width, t.height};
             double c = cost(pl, r, i) + 0.3 * ring;
             if (c < best_cost) {
@@ -148,7 +154,8 @@ static void draw_legend(pb_type *type, cairo_t *cr, const pb_plan *plan, double 
         cairo_set_source_rgb(cr, c.r, c.g, c.b);
         pb_draw_marker(cr, k, left + 4, y + line / 2, 3);
         cairo_fill(cr);
-        pb_type_draw(type, cr, PB_STYLE_LEGEND, p->class_labels[k], LEGEND_WRAP, left + 12, y, (pb_anchor){0, 0}, 0, PB_INK);
+        pb_type_draw(type, cr, PB_STYLE_LEGEND, p->class_labels[k], LEGEND_WRAP, left + 12, y, (pb_anchor){0, 0}, 0,
+                     PB_INK);
         y += pb_type_measure(type, PB_STYLE_LEGEND, p->class_labels[k], LEGEND_WRAP).height + ROW_GAP;
     }
 }

@@ -8,13 +8,25 @@
 static void add_xml(pb_strbuf *b, const char *text) {
     for (const char *c = text; c && *c; c++) {
         switch (*c) {
-        case '&': pb_strbuf_add(b, "&amp;"); break;
-        case '<': pb_strbuf_add(b, "&lt;"); break;
-        case '>': pb_strbuf_add(b, "&gt;"); break;
-        case '"': pb_strbuf_add(b, "&quot;"); break;
-        case '\r': pb_strbuf_add(b, "&#13;"); break;
+        case '&':
+            pb_strbuf_add(b, "&amp;");
+            break;
+        case '<':
+            pb_strbuf_add(b, "&lt;");
+            break;
+        case '>':
+            pb_strbuf_add(b, "&gt;");
+            break;
+        case '"':
+            pb_strbuf_add(b, "&quot;");
+            break;
+        case '\r':
+            pb_strbuf_add(b, "&#13;");
+            break;
         case '\n':
-        case '\t': pb_strbuf_add_char(b, *c); break;
+        case '\t':
+            pb_strbuf_add_char(b, *c);
+            break;
         default:
             if ((unsigned char)*c < 0x20)
                 pb_strbuf_add(b, "\xEF\xBF\xBD");

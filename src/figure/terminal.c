@@ -128,7 +128,8 @@ static void add_cell(pb_strbuf *b, const table *t, size_t row, size_t col, int w
     pb_strbuf_add(b, "\x1b[0m");
 }
 
-static void add_label(pb_strbuf *b, const table *t, const char *label, bool marked, int field, bool right, pb_strbuf *scratch) {
+static void add_label(pb_strbuf *b, const table *t, const char *label, bool marked, int field, bool right,
+                      pb_strbuf *scratch) {
     label_text(label, marked, scratch);
     if (t->scale && marked)
         pb_strbuf_add(b, "\x1b[1m");
@@ -249,7 +250,8 @@ static void add_legend(pb_strbuf *b, const pb_colour_scale *scale) {
     pb_strbuf_printf(b, "%s%s ", scale->below ? "\xE2\x89\xA4" : "", text);
     for (int i = 0; i < LEGEND_STEPS; i++) {
         pb_rgb c = pb_colour_of(scale->map, (i + 0.5) / LEGEND_STEPS);
-        pb_strbuf_printf(b, "\x1b[48;2;%d;%d;%dm ", (int)(c.r * 255 + 0.5), (int)(c.g * 255 + 0.5), (int)(c.b * 255 + 0.5));
+        pb_strbuf_printf(b, "\x1b[48;2;%d;%d;%dm ", (int)(c.r * 255 + 0.5), (int)(c.g * 255 + 0.5),
+                         (int)(c.b * 255 + 0.5));
     }
     pb_decimal_text(scale->high, decimals, text);
     pb_strbuf_printf(b, "\x1b[0m %s%s", scale->above ? "\xE2\x89\xA5" : "", text);
@@ -258,8 +260,8 @@ static void add_legend(pb_strbuf *b, const pb_colour_scale *scale) {
     pb_strbuf_add_char(b, '\n');
 }
 
-static pb_status add_heat(pb_strbuf *b, const pb_panel *panel, const pb_colour_scale *scale, const pb_terminal_options *o,
-                          pb_error *err) {
+static pb_status add_heat(pb_strbuf *b, const pb_panel *panel, const pb_colour_scale *scale,
+                          const pb_terminal_options *o, pb_error *err) {
     const pb_heat *heat = &panel->as.heat;
     size_t n = heat->rows.n * heat->cols.n;
     double *values = pb_alloc(b->ctx, n, sizeof *values);
@@ -273,9 +275,16 @@ static pb_status add_heat(pb_strbuf *b, const pb_panel *panel, const pb_colour_s
         pb_strbuf_printf(&corner, "%s \\ %s", panel->y_title, panel->x_title);
     else if (panel->y_title || panel->x_title)
         pb_strbuf_add(&corner, panel->y_title ? panel->y_title : panel->x_title);
-    table t = {.rows = heat->rows.n, .cols = heat->cols.n, .row_labels = heat->rows.labels, .col_labels = heat->cols.labels,
-               .row_marked = heat->rows.marked, .col_marked = heat->cols.marked, .corner = corner.text, .values = values,
-               .absent = heat->masked, .scale = o->colour ? scale : NULL};
+    table t = {.rows = heat->rows.n,
+               .cols = heat->cols.n,
+               .row_labels = heat->rows.labels,
+               .col_labels = heat->cols.labels,
+               .row_marked = heat->rows.marked,
+               .col_marked = heat->cols.marked,
+               .corner = corner.text,
+               .values = values,
+               .absent = heat->masked,
+               .scale = o->colour ? scale : NULL};
     t.decimals = heat->digits ? heat->digits : pb_decimals_for(fmax(fabs(heat->low), fabs(heat->high)));
     pb_status status = add_table(b, &t, o->width, o->max_rows, err);
     if (status == PB_OK && o->colour)
@@ -354,7 +363,8 @@ static pb_status add_series(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, 
     return add_table(b, &t, o->width, o->max_rows, err);
 }
 
-static pb_status add_lines(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, const pb_terminal_options *o, pb_error *err) {
+static pb_status add_lines(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, const pb_terminal_options *o,
+                           pb_error *err) {
     const pb_line_plot *p = &panel->as.lines;
     for (size_t k = 0; k < p->n_series; k++) {
         if (k)
@@ -366,7 +376,8 @@ static pb_status add_lines(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, c
     return PB_OK;
 }
 
-static pb_status add_bars(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, const pb_terminal_options *o, pb_error *err) {
+static pb_status add_bars(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, const pb_terminal_options *o,
+                          pb_error *err) {
     const pb_bar_plot *p = &panel->as.bars;
     size_t each = p->low ? 3 : 1, cols = p->series * each;
     table t;
@@ -375,7 +386,10 @@ static pb_status add_bars(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, co
     for (size_t s = 0; s < p->series; s++) {
         const float *columns[3] = {p->values, p->low, p->high};
         for (size_t k = 0; k < each; k++) {
-            t.col_labels[s * each + k] = k == 1 ? "low" : k == 2 ? "high" : p->series_labels ? p->series_labels[s] : "value";
+            t.col_labels[s * each + k] = k == 1             ? "low"
+                                         : k == 2           ? "high"
+                                         : p->series_labels ? p->series_labels[s]
+                                                            : "value";
             for (size_t g = 0; g < p->groups; g++)
                 values[g * cols + s * each + k] = (double)columns[k][s * p->groups + g];
         }
@@ -391,7 +405,8 @@ static pb_status add_bars(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, co
     return add_table(b, &t, o->width, o->max_rows, err);
 }
 
-static pb_status add_scatter(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, const pb_terminal_options *o, pb_error *err) {
+static pb_status add_scatter(pb_strbuf *b, pb_pool *pool, const pb_panel *panel, const pb_terminal_options *o,
+                             pb_error *err) {
     const pb_scatter *p = &panel->as.scatter;
     table t;
     double *values;
@@ -419,17 +434,25 @@ static void add_heading(pb_strbuf *b, const char *text, bool bold) {
         pb_strbuf_printf(b, bold ? "\x1b[1m%s\x1b[0m\n" : "%s\n", text);
 }
 
-static pb_status add_panel(pb_strbuf *b, const pb_panel *panel, const pb_colour_scale *scale, const pb_terminal_options *o,
-                           pb_error *err) {
+static pb_status add_panel(pb_strbuf *b, const pb_panel *panel, const pb_colour_scale *scale,
+                           const pb_terminal_options *o, pb_error *err) {
     add_heading(b, panel->title, o->colour);
     add_heading(b, panel->subtitle, false);
     pb_pool pool = {.ctx = b->ctx};
     pb_status status = PB_OK;
     switch (panel->kind) {
-    case PB_PANEL_HEAT: status = add_heat(b, panel, scale, o, err); break;
-    case PB_PANEL_LINES: status = add_lines(b, &pool, panel, o, err); break;
-    case PB_PANEL_BARS: status = add_bars(b, &pool, panel, o, err); break;
-    case PB_PANEL_SCATTER: status = add_scatter(b, &pool, panel, o, err); break;
+    case PB_PANEL_HEAT:
+        status = add_heat(b, panel, scale, o, err);
+        break;
+    case PB_PANEL_LINES:
+        status = add_lines(b, &pool, panel, o, err);
+        break;
+    case PB_PANEL_BARS:
+        status = add_bars(b, &pool, panel, o, err);
+        break;
+    case PB_PANEL_SCATTER:
+        status = add_scatter(b, &pool, panel, o, err);
+        break;
     }
     pb_pool_free(&pool);
     return status;

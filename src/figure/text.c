@@ -15,10 +15,14 @@ static const struct {
     bool bold;
     bool limited; /* shortened at LABEL_LIMIT */
 } STYLES[PB_STYLE_COUNT] = {
-    [PB_STYLE_FIGURE_TITLE] = {12.5, true, false}, [PB_STYLE_TITLE] = {10, true, false},
-    [PB_STYLE_SUBTITLE] = {8.5, false, false},      [PB_STYLE_AXIS] = {9, false, false},
-    [PB_STYLE_LABEL] = {8.5, false, true},          [PB_STYLE_MARKED] = {8.5, true, true},
-    [PB_STYLE_CELL] = {7, false, true},             [PB_STYLE_CAPTION] = {8, false, false},
+    [PB_STYLE_FIGURE_TITLE] = {12.5, true, false},
+    [PB_STYLE_TITLE] = {10, true, false},
+    [PB_STYLE_SUBTITLE] = {8.5, false, false},
+    [PB_STYLE_AXIS] = {9, false, false},
+    [PB_STYLE_LABEL] = {8.5, false, true},
+    [PB_STYLE_MARKED] = {8.5, true, true},
+    [PB_STYLE_CELL] = {7, false, true},
+    [PB_STYLE_CAPTION] = {8, false, false},
     [PB_STYLE_LEGEND] = {8.5, false, true},
 };
 
@@ -69,7 +73,8 @@ pb_status pb_type_open(pb_context *ctx, pb_type **out, pb_error *err) {
     cairo_font_options_set_antialias(type->options, CAIRO_ANTIALIAS_GRAY);
     pango_cairo_context_set_font_options(type->context, type->options);
     pango_context_set_round_glyph_positions(type->context, FALSE);
-    pango_context_set_language(type->context, pango_language_from_string("en")); /* not the user's: same bytes for all */
+    pango_context_set_language(type->context,
+                               pango_language_from_string("en")); /* not the user's: same bytes for all */
     for (int i = 0; i < PB_STYLE_COUNT; i++) {
         type->fonts[i] = pango_font_description_from_string(FAMILIES);
         pango_font_description_set_absolute_size(type->fonts[i], STYLES[i].size * PANGO_SCALE);
@@ -166,10 +171,17 @@ double pb_type_line_height(pb_type *type, pb_style style) {
 static void add_escaped(pb_strbuf *b, const char *text) {
     for (const char *c = text; *c; c++) {
         switch (*c) {
-        case '&': pb_strbuf_add(b, "&amp;"); break;
-        case '<': pb_strbuf_add(b, "&lt;"); break;
-        case '>': pb_strbuf_add(b, "&gt;"); break;
-        default: pb_strbuf_add_char(b, *c);
+        case '&':
+            pb_strbuf_add(b, "&amp;");
+            break;
+        case '<':
+            pb_strbuf_add(b, "&lt;");
+            break;
+        case '>':
+            pb_strbuf_add(b, "&gt;");
+            break;
+        default:
+            pb_strbuf_add_char(b, *c);
         }
     }
 }

@@ -14,12 +14,12 @@ typedef struct pb_type pb_type;
 
 typedef enum pb_style {
     PB_STYLE_FIGURE_TITLE,
-    PB_STYLE_TITLE,    /* of a panel */
+    PB_STYLE_TITLE, /* of a panel */
     PB_STYLE_SUBTITLE,
-    PB_STYLE_AXIS,     /* axis titles and units */
-    PB_STYLE_LABEL,    /* tokens, ticks */
-    PB_STYLE_MARKED,   /* an emphasised label: bold, an asterisk behind it */
-    PB_STYLE_CELL,     /* numbers inside cells */
+    PB_STYLE_AXIS,   /* axis titles and units */
+    PB_STYLE_LABEL,  /* tokens, ticks */
+    PB_STYLE_MARKED, /* an emphasised label: bold, an asterisk behind it */
+    PB_STYLE_CELL,   /* numbers inside cells */
     PB_STYLE_CAPTION,
     PB_STYLE_LEGEND,
     PB_STYLE_COUNT

@@ -81,8 +81,10 @@ static picture draw(const pb_figure *figure) {
 
 static uint32_t pixel(const picture *p, int x, int y) {
     uint32_t value;
-    memcpy(&value, cairo_image_surface_get_data(p->surface) + (size_t)y * (size_t)cairo_image_surface_get_stride(p->surface) +
-                       4 * (size_t)x, 4);
+    memcpy(&value,
+           cairo_image_surface_get_data(p->surface) + (size_t)y * (size_t)cairo_image_surface_get_stride(p->surface) +
+               4 * (size_t)x,
+           4);
     return value & 0xFFFFFF;
 }
 
@@ -156,8 +158,8 @@ static void check_order(pb_context *ctx, const pb_heatmap *spec, int cols, const
 }
 
 static void heatmap__cells_have_their_colour_and_place(void **state) {
-    pb_heatmap spec = {.rows = 2, .cols = 3, .values = SIX, .range = UNIT_RANGE, .map = PB_COLOURS_GREENS,
-                       .numbers = PB_NUMBERS_OFF};
+    pb_heatmap spec = {
+        .rows = 2, .cols = 3, .values = SIX, .range = UNIT_RANGE, .map = PB_COLOURS_GREENS, .numbers = PB_NUMBERS_OFF};
     check_order(*state, &spec, 3, (const int[]){0, 1, 2, 3, 4, 5});
     spec.upward = true;
     check_order(*state, &spec, 3, (const int[]){3, 4, 5, 0, 1, 2});
@@ -176,8 +178,9 @@ static void heatmap__many_small_cells__keep_their_colour(void **state) {
         for (int c = 0; c < N; c++)
             values[r * N + c] = r < N / 2 ? (c < N / 2 ? 0.125f : 0.375f) : (c < N / 2 ? 0.625f : 0.875f);
     pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = N, .cols = N, .values = values, .range = UNIT_RANGE,
-                                                          .map = PB_COLOURS_REDS}, &err));
+    assert_ok(pb_figure_add_heatmap(
+        figure, &(pb_heatmap){.rows = N, .cols = N, .values = values, .range = UNIT_RANGE, .map = PB_COLOURS_REDS},
+        &err));
     picture p = draw(figure);
     patch_of_colour q[4];
     for (int i = 0; i < 4; i++) {
@@ -233,7 +236,8 @@ static void attention__upper_triangle__is_neither_drawn_nor_looked_at(void **sta
     const float pattern[9] = {0.4f, 77, 78, 0.1f, 0.2f, 79, 0.1f, 0.1f, 0.3f};
     const double range[2] = {0, 0.5};
     pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_attention(figure, &(pb_attention){.tokens = 3, .pattern = pattern, .map = PB_COLOURS_PURPLES}, &err));
+    assert_ok(pb_figure_add_attention(
+        figure, &(pb_attention){.tokens = 3, .pattern = pattern, .map = PB_COLOURS_PURPLES}, &err));
     pb_colour_scale scale;
     size_t groups;
     pb_colour_scales(figure, &scale, &groups);
@@ -243,12 +247,15 @@ static void attention__upper_triangle__is_neither_drawn_nor_looked_at(void **sta
     pb_figure_unref(figure);
 
     figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_attention(figure, &(pb_attention){.tokens = 3, .pattern = pattern, .range = range,
-                                                              .map = PB_COLOURS_PURPLES}, &err));
+    assert_ok(pb_figure_add_attention(
+        figure, &(pb_attention){.tokens = 3, .pattern = pattern, .range = range, .map = PB_COLOURS_PURPLES}, &err));
     picture p = draw(figure);
-    patch_of_colour first = find_value(&p, PB_COLOURS_PURPLES, pb_colour_position(&(pb_colour_scale){.low = 0, .high = 0.5}, (double)0.4f));
-    patch_of_colour last = find_value(&p, PB_COLOURS_PURPLES, pb_colour_position(&(pb_colour_scale){.low = 0, .high = 0.5}, (double)0.3f));
-    patch_of_colour small = find_value(&p, PB_COLOURS_PURPLES, pb_colour_position(&(pb_colour_scale){.low = 0, .high = 0.5}, (double)0.1f));
+    patch_of_colour first =
+        find_value(&p, PB_COLOURS_PURPLES, pb_colour_position(&(pb_colour_scale){.low = 0, .high = 0.5}, (double)0.4f));
+    patch_of_colour last =
+        find_value(&p, PB_COLOURS_PURPLES, pb_colour_position(&(pb_colour_scale){.low = 0, .high = 0.5}, (double)0.3f));
+    patch_of_colour small =
+        find_value(&p, PB_COLOURS_PURPLES, pb_colour_position(&(pb_colour_scale){.low = 0, .high = 0.5}, (double)0.1f));
     assert_true(first.count > 800 && last.count > 800);
     assert_true(small.count > 2.4 * first.count && small.count < 3.6 * first.count);
     assert_true(last.x > first.x + 40 && last.y > first.y + 40);
@@ -263,8 +270,10 @@ static pb_figure *two_panels(pb_context *ctx, pb_scales scales, const char *unit
     pb_error err = {0};
     const float small[2] = {0.0f, 1.0f}, large[2] = {0.0f, 4.0f};
     pb_figure *figure = new_figure(ctx, &(pb_figure_options){.scales = scales});
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 1, .cols = 2, .values = small, .unit = unit_a}, &err));
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 1, .cols = 2, .values = large, .unit = unit_b}, &err));
+    assert_ok(
+        pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 1, .cols = 2, .values = small, .unit = unit_a}, &err));
+    assert_ok(
+        pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 1, .cols = 2, .values = large, .unit = unit_b}, &err));
     return figure;
 }
 
@@ -274,8 +283,10 @@ static void scales__are_shared_by_unit_unless_asked_otherwise(void **state) {
         const char *a, *b;
         size_t groups;
         double high; /* of the first panel */
-    } CASES[] = {{PB_SCALES_AUTO, "share", "share", 1, 4}, {PB_SCALES_AUTO, NULL, NULL, 1, 4},
-                 {PB_SCALES_AUTO, "share", "nats", 2, 1}, {PB_SCALES_SHARED, "share", "nats", 1, 4},
+    } CASES[] = {{PB_SCALES_AUTO, "share", "share", 1, 4},
+                 {PB_SCALES_AUTO, NULL, NULL, 1, 4},
+                 {PB_SCALES_AUTO, "share", "nats", 2, 1},
+                 {PB_SCALES_SHARED, "share", "nats", 1, 4},
                  {PB_SCALES_OWN, "share", "share", 2, 1}};
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         pb_figure *figure = two_panels(*state, CASES[i].scales, CASES[i].a, CASES[i].b);
@@ -310,8 +321,8 @@ static void scales__auto_map__diverges_about_zero_only_where_zero_is_the_middle(
     assert_int_equal(s.map, PB_COLOURS_DIVERGING);
     assert_close(s.low, -2, 0);
     assert_close(s.high, 2, 0);
-    assert_int_equal(scale_of(*state, -0.01f, 1.0f).map, PB_COLOURS_SEQUENTIAL); /* noise about zero */
-    assert_int_equal(scale_of(*state, -3.0f, 0.0f).map, PB_COLOURS_DIVERGING);   /* drops */
+    assert_int_equal(scale_of(*state, -0.01f, 1.0f).map, PB_COLOURS_SEQUENTIAL);  /* noise about zero */
+    assert_int_equal(scale_of(*state, -3.0f, 0.0f).map, PB_COLOURS_DIVERGING);    /* drops */
     assert_int_equal(scale_of(*state, -12.0f, -3.0f).map, PB_COLOURS_SEQUENTIAL); /* log probabilities */
     s = scale_of(*state, 0.1f, 0.9f);
     assert_close(s.low, 0, 0); /* begins at zero where that costs little */
@@ -325,7 +336,8 @@ static void scales__auto_map__diverges_about_zero_only_where_zero_is_the_middle(
 
 static void ticks__are_nice_numbers_in_range(void **state) {
     (void)state;
-    static const double RANGES[][2] = {{0, 1}, {-1, 1}, {0.013, 0.0271}, {-7, 1234}, {1e-9, 3e-9}, {1e7, 5e7}, {0.999, 1.001}};
+    static const double RANGES[][2] = {{0, 1},       {-1, 1},    {0.013, 0.0271}, {-7, 1234},
+                                       {1e-9, 3e-9}, {1e7, 5e7}, {0.999, 1.001}};
     for (size_t k = 0; k < sizeof RANGES / sizeof *RANGES; k++) {
         pb_ticks t;
         pb_ticks_linear(RANGES[k][0], RANGES[k][1], 5, false, &t);
@@ -340,7 +352,8 @@ static void ticks__are_nice_numbers_in_range(void **state) {
     pb_ticks t;
     pb_ticks_linear(-1, 1, 4, false, &t);
     assert_int_equal(t.n, 5);
-    assert_string_equal(t.text[0], "\xE2\x88\x92" "1.0");
+    assert_string_equal(t.text[0], "\xE2\x88\x92"
+                                   "1.0");
     assert_string_equal(t.text[2], "0.0");
     pb_ticks_linear(0, 2, 8, true, &t);
     assert_int_equal(t.n, 3);
@@ -357,7 +370,8 @@ static void decimal_text__has_a_true_minus_and_no_negative_zero(void **state) {
     pb_decimal_text(-0.001, 2, text);
     assert_string_equal(text, "0.00");
     pb_decimal_text(-1.5, 1, text);
-    assert_string_equal(text, "\xE2\x88\x92" "1.5");
+    assert_string_equal(text, "\xE2\x88\x92"
+                              "1.5");
     pb_decimal_text((double)NAN, 1, text);
     assert_string_equal(text, "NaN");
     pb_decimal_text((double)-INFINITY, 1, text);
@@ -416,7 +430,8 @@ static void colour_maps__steps_are_even_and_lightness_monotone_for_every_vision(
                 bool rising = map == PB_COLOURS_DIVERGING && i <= STEPS / 2;
                 double change = lab[i][0] - lab[i - 1][0];
                 if ((rising ? change : -change) < 0.02)
-                    fail_msg("%s, vision %d, step %d: lightness changes by %g", pb_colour_map_name((pb_colour_map)map), v, i, change);
+                    fail_msg("%s, vision %d, step %d: lightness changes by %g", pb_colour_map_name((pb_colour_map)map),
+                             v, i, change);
                 double d = distance(lab[i], lab[i - 1]);
                 shortest = d < shortest ? d : shortest;
                 longest = d > longest ? d : longest;
@@ -455,10 +470,18 @@ static void colour_map_parse__unknown__lists_and_suggests(void **state) {
 
 static void label__invisible_characters_become_visible(void **state) {
     static const char *const CASES[][2] = {
-        {" Tower", "\xC2\xB7Tower"},  {"  x ", "\xC2\xB7\xC2\xB7x\xC2\xB7"}, {"a b", "a b"},
-        {" ", "\xC2\xB7"},            {"\n", "\xE2\x8F\x8E"},                {"\t", "\xE2\x87\xA5"},
-        {"\x01", "\xE2\x90\x81"},     {"\x7F", "\xE2\x90\xA1"},              {"\xE4\xB8\xAD", "\xE4\xB8\xAD"},
-        {"a\xE2\x82", "a\\xE2\\x82"}, {"\xFF", "\\xFF"},                     {"\xED\xA0\x80", "\\xED\\xA0\\x80"},
+        {" Tower", "\xC2\xB7Tower"},
+        {"  x ", "\xC2\xB7\xC2\xB7x\xC2\xB7"},
+        {"a b", "a b"},
+        {" ", "\xC2\xB7"},
+        {"\n", "\xE2\x8F\x8E"},
+        {"\t", "\xE2\x87\xA5"},
+        {"\x01", "\xE2\x90\x81"},
+        {"\x7F", "\xE2\x90\xA1"},
+        {"\xE4\xB8\xAD", "\xE4\xB8\xAD"},
+        {"a\xE2\x82", "a\\xE2\\x82"},
+        {"\xFF", "\\xFF"},
+        {"\xED\xA0\x80", "\\xED\\xA0\\x80"},
         {"", ""},
     };
     pb_error err = {0};
@@ -476,42 +499,109 @@ static void label__invisible_characters_become_visible(void **state) {
     pb_pool_free(&pool);
 }
 
-static const char *const TOKENS[] = {"The", " E", "iff", "el", " Tower", " is", " \xE4\xB8\xAD\xE6\x96\x87", "\n", " \xF0\x9F\x98\x80", " <b>&\"",
-                                     " \xD7\xA9\xD7\x9C\xD7\x95\xD7\x9D", "a rather long token that somebody made"};
+static const char *const TOKENS[] = {"The",
+                                     " E",
+                                     "iff",
+                                     "el",
+                                     " Tower",
+                                     " is",
+                                     " \xE4\xB8\xAD\xE6\x96\x87",
+                                     "\n",
+                                     " \xF0\x9F\x98\x80",
+                                     " <b>&\"",
+                                     " \xD7\xA9\xD7\x9C\xD7\x95\xD7\x9D",
+                                     "a rather long token that somebody made"};
 enum { N_TOKENS = sizeof TOKENS / sizeof *TOKENS };
 
 /* One panel of every kind, with texts that strain the layout. */
 static pb_figure *busy_figure(pb_context *ctx, double pixel_scale) {
     pb_error err = {0};
-    pb_figure *figure = new_figure(ctx, &(pb_figure_options){
-        .title = "A title that is long enough to be broken into several lines because it goes on and on, as titles may",
-        .subtitle = "prompt: The Eiffel Tower is located in the city of", .caption = "A caption.", .pixel_scale = pixel_scale});
+    pb_figure *figure = new_figure(
+        ctx,
+        &(pb_figure_options){
+            .title =
+                "A title that is long enough to be broken into several lines because it goes on and on, as titles may",
+            .subtitle = "prompt: The Eiffel Tower is located in the city of",
+            .caption = "A caption.",
+            .pixel_scale = pixel_scale});
     float values[N_TOKENS * N_TOKENS];
     for (int i = 0; i < N_TOKENS * N_TOKENS; i++)
         values[i] = (float)(i % 7) / 7 - (i % 5 == 0 ? 0.5f : 0);
     values[3] = NAN;
     const size_t marked[2] = {1, 4};
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.title = "a heat map with quite a long title", .subtitle = "and subtitle",
-        .rows = 3, .cols = N_TOKENS, .values = values, .col_labels = TOKENS, .n_col_labels = N_TOKENS, .marked_cols = marked,
-        .n_marked_cols = 2, .x_title = "the x axis has a long title too, longer than the plot", .y_title = "and so has the y axis, longer than it",
-        .unit = "a unit with many words in it, longer than the bar"}, &err));
-    assert_ok(pb_figure_add_attention(figure, &(pb_attention){.title = "head 3.1", .tokens = N_TOKENS, .pattern = values,
-        .labels = TOKENS, .n_labels = N_TOKENS, .marked = marked, .n_marked = 2}, &err));
-    const float y[5] = {0.1f, 0.5f, NAN, 0.9f, 1.0f}, low[5] = {0, 0.4f, 0.5f, 0.8f, 0.9f}, high[5] = {0.2f, 0.6f, 0.7f, 1.0f, 1.1f};
+    assert_ok(pb_figure_add_heatmap(figure,
+                                    &(pb_heatmap){.title = "a heat map with quite a long title",
+                                                  .subtitle = "and subtitle",
+                                                  .rows = 3,
+                                                  .cols = N_TOKENS,
+                                                  .values = values,
+                                                  .col_labels = TOKENS,
+                                                  .n_col_labels = N_TOKENS,
+                                                  .marked_cols = marked,
+                                                  .n_marked_cols = 2,
+                                                  .x_title = "the x axis has a long title too, longer than the plot",
+                                                  .y_title = "and so has the y axis, longer than it",
+                                                  .unit = "a unit with many words in it, longer than the bar"},
+                                    &err));
+    assert_ok(pb_figure_add_attention(figure,
+                                      &(pb_attention){.title = "head 3.1",
+                                                      .tokens = N_TOKENS,
+                                                      .pattern = values,
+                                                      .labels = TOKENS,
+                                                      .n_labels = N_TOKENS,
+                                                      .marked = marked,
+                                                      .n_marked = 2},
+                                      &err));
+    const float y[5] = {0.1f, 0.5f, NAN, 0.9f, 1.0f}, low[5] = {0, 0.4f, 0.5f, 0.8f, 0.9f},
+                high[5] = {0.2f, 0.6f, 0.7f, 1.0f, 1.1f};
     const pb_series series[3] = {{.label = "band", .n = 5, .y = y, .low = low, .high = high},
-                                 {.label = "bars with a name that must be wrapped somewhere", .n = 5, .y = high, .low = low, .high = high, .error_bars = true},
+                                 {.label = "bars with a name that must be wrapped somewhere",
+                                  .n = 5,
+                                  .y = high,
+                                  .low = low,
+                                  .high = high,
+                                  .error_bars = true},
                                  {.label = "dashed", .n = 5, .y = low, .dashed = true}};
     const double level = 1;
     const char *const level_label = "ceiling";
-    assert_ok(pb_figure_add_lines(figure, &(pb_line_plot){.title = "lines", .x_title = "x", .y_title = "y", .series = series, .n_series = 3,
-        .levels = &level, .level_labels = &level_label, .n_levels = 1}, &err));
-    assert_ok(pb_figure_add_lines(figure, &(pb_line_plot){.series = series, .n_series = 1, .x_labels = TOKENS, .n_x_labels = 5}, &err));
-    assert_ok(pb_figure_add_bars(figure, &(pb_bar_plot){.title = "bars", .groups = 5, .series = 1, .values = y, .low = low, .high = high,
-        .group_labels = TOKENS, .n_group_labels = 5, .numbers = true}, &err));
-    assert_ok(pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 2, .series = 2, .values = y, .series_labels = TOKENS, .n_series_labels = 2}, &err));
+    assert_ok(pb_figure_add_lines(figure,
+                                  &(pb_line_plot){.title = "lines",
+                                                  .x_title = "x",
+                                                  .y_title = "y",
+                                                  .series = series,
+                                                  .n_series = 3,
+                                                  .levels = &level,
+                                                  .level_labels = &level_label,
+                                                  .n_levels = 1},
+                                  &err));
+    assert_ok(pb_figure_add_lines(
+        figure, &(pb_line_plot){.series = series, .n_series = 1, .x_labels = TOKENS, .n_x_labels = 5}, &err));
+    assert_ok(pb_figure_add_bars(figure,
+                                 &(pb_bar_plot){.title = "bars",
+                                                .groups = 5,
+                                                .series = 1,
+                                                .values = y,
+                                                .low = low,
+                                                .high = high,
+                                                .group_labels = TOKENS,
+                                                .n_group_labels = 5,
+                                                .numbers = true},
+                                 &err));
+    assert_ok(pb_figure_add_bars(
+        figure, &(pb_bar_plot){.groups = 2, .series = 2, .values = y, .series_labels = TOKENS, .n_series_labels = 2},
+        &err));
     const int classes[5] = {0, 1, 0, 1, 1};
-    assert_ok(pb_figure_add_scatter(figure, &(pb_scatter){.title = "points", .n = 5, .x = low, .y = y, .labels = TOKENS, .classes = classes,
-        .class_labels = TOKENS, .n_classes = 2, .identity = true}, &err));
+    assert_ok(pb_figure_add_scatter(figure,
+                                    &(pb_scatter){.title = "points",
+                                                  .n = 5,
+                                                  .x = low,
+                                                  .y = y,
+                                                  .labels = TOKENS,
+                                                  .classes = classes,
+                                                  .class_labels = TOKENS,
+                                                  .n_classes = 2,
+                                                  .identity = true},
+                                    &err));
     return figure;
 }
 
@@ -526,9 +616,17 @@ static void figure__nothing_reaches_the_edge(void **state) {
     const float values[6] = {1, 2, 3, 4, 5, 6};
     for (int columns = 1; columns <= 3; columns++) {
         figure = new_figure(*state, &(pb_figure_options){.columns = columns, .pixel_scale = 1});
-        assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 6, .cols = 1, .values = values, .row_labels = TOKENS,
-            .n_row_labels = 6, .x_title = "a title much wider than one column", .title = "and a title above it, wider still than that"}, &err));
-        const pb_series one = {.label = "a single line's name, long enough to need two lines over the plot", .n = 6, .y = values};
+        assert_ok(pb_figure_add_heatmap(figure,
+                                        &(pb_heatmap){.rows = 6,
+                                                      .cols = 1,
+                                                      .values = values,
+                                                      .row_labels = TOKENS,
+                                                      .n_row_labels = 6,
+                                                      .x_title = "a title much wider than one column",
+                                                      .title = "and a title above it, wider still than that"},
+                                        &err));
+        const pb_series one = {
+            .label = "a single line's name, long enough to need two lines over the plot", .n = 6, .y = values};
         assert_ok(pb_figure_add_lines(figure, &(pb_line_plot){.series = &one, .n_series = 1, .log_y = true}, &err));
         assert_int_equal(pb_figure_panels(figure), 2);
         p = draw(figure);
@@ -552,8 +650,11 @@ static void metadata__survives_a_png_exactly(void **state) {
     for (int i = 0; i < 2000; i++)
         random[i] = (char)(' ' + (seed = seed * 1664525u + 1013904223u) / 65536u % 95u);
     random[2000] = '\0';
-    const pb_text_pair pairs[] = {{"Software", "Patchbay"}, {"recipe", recipe}, {"r\xC3\xA9sum\xC3\xA9", "\xE2\x88\x92\xF0\x9F\x98\x80"},
-                                  {"empty", ""}, {"random", random}};
+    const pb_text_pair pairs[] = {{"Software", "Patchbay"},
+                                  {"recipe", recipe},
+                                  {"r\xC3\xA9sum\xC3\xA9", "\xE2\x88\x92\xF0\x9F\x98\x80"},
+                                  {"empty", ""},
+                                  {"random", random}};
     pb_figure *figure = new_figure(*state, NULL);
     assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX}, &err));
     const char *path = test_path(folder, "a.png");
@@ -582,9 +683,15 @@ static void metadata__bad_keys_and_values__are_named(void **state) {
         size_t n;
         const char *message;
     } CASES[] = {
-        {{{"", "x"}}, 1, "1 to 79 printable"},       {{{" a", "x"}}, 1, "without spaces"},   {{{"a  b", "x"}}, 1, "two together"},
-        {{{"a ", "x"}}, 1, "without spaces"},        {{{"a\n", "x"}}, 1, "printable"},       {{{"\xE2\x88\x92", "x"}}, 1, "Latin-1"},
-        {{{NULL, "x"}}, 1, "(null)"},                {{{"a", NULL}}, 1, "'a' has no value"}, {{{"a", "x\xFF"}}, 1, "not UTF-8 (byte 0xFF at 1)"},
+        {{{"", "x"}}, 1, "1 to 79 printable"},
+        {{{" a", "x"}}, 1, "without spaces"},
+        {{{"a  b", "x"}}, 1, "two together"},
+        {{{"a ", "x"}}, 1, "without spaces"},
+        {{{"a\n", "x"}}, 1, "printable"},
+        {{{"\xE2\x88\x92", "x"}}, 1, "Latin-1"},
+        {{{NULL, "x"}}, 1, "(null)"},
+        {{{"a", NULL}}, 1, "'a' has no value"},
+        {{{"a", "x\xFF"}}, 1, "not UTF-8 (byte 0xFF at 1)"},
         {{{"a", "x"}, {"a", "y"}}, 2, "given twice"},
         {{{"0123456789012345678901234567890123456789012345678901234567890123456789012345678x", "x"}}, 1, "79"},
     };
@@ -594,8 +701,8 @@ static void metadata__bad_keys_and_values__are_named(void **state) {
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
         unsigned char *bytes = NULL;
         size_t size = 0;
-        assert_error(pb_figure_render(figure, PB_FIGURE_PNG, CASES[i].pairs, CASES[i].n, &bytes, &size, &err), PB_ERR_ARGUMENT,
-                     CASES[i].message);
+        assert_error(pb_figure_render(figure, PB_FIGURE_PNG, CASES[i].pairs, CASES[i].n, &bytes, &size, &err),
+                     PB_ERR_ARGUMENT, CASES[i].message);
         assert_null(bytes);
     }
     pb_figure_unref(figure);
@@ -655,8 +762,16 @@ static void svg__has_labels_metadata_and_description(void **state) {
     size_t size = 0;
     const pb_text_pair pair = {"recipe", "if a < b and \"c\" & d then\n  x()\nend"};
     assert_ok(pb_figure_render(figure, PB_FIGURE_SVG, &pair, 1, &bytes, &size, &err));
-    static const char *const WANTED[] = {"<svg ", "</svg>\n", "<title>A title that is long", "<entry key=\"recipe\">if a &lt; b and &quot;c&quot; &amp; d then\n",
-                                         ">\xC2\xB7Tower</text>", ">\xC2\xB7&lt;b&gt;&amp;\"</text>", ">head 3.1</text>", ">\xE2\x8F\x8E</text>", "Heat map", "id=\"surface1\""};
+    static const char *const WANTED[] = {"<svg ",
+                                         "</svg>\n",
+                                         "<title>A title that is long",
+                                         "<entry key=\"recipe\">if a &lt; b and &quot;c&quot; &amp; d then\n",
+                                         ">\xC2\xB7Tower</text>",
+                                         ">\xC2\xB7&lt;b&gt;&amp;\"</text>",
+                                         ">head 3.1</text>",
+                                         ">\xE2\x8F\x8E</text>",
+                                         "Heat map",
+                                         "id=\"surface1\""};
     for (size_t i = 0; i < sizeof WANTED / sizeof *WANTED; i++) {
         if (!contains(bytes, size, WANTED[i]))
             fail_msg("the SVG lacks: %s", WANTED[i]);
@@ -734,7 +849,8 @@ static void save__failure__leaves_the_old_file(void **state) {
     assert_error(pb_figure_save(figure, path, NULL, 0, &err), PB_ERR_ARGUMENT, "no panels");
     assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX}, &err));
     assert_error(pb_figure_save(figure, test_path(folder, "a.tiff"), NULL, 0, &err), PB_ERR_UNSUPPORTED, "'.tiff'");
-    assert_error(pb_figure_save(figure, test_path(folder, "no/such/folder.png"), NULL, 0, &err), PB_ERR_IO, "No such file");
+    assert_error(pb_figure_save(figure, test_path(folder, "no/such/folder.png"), NULL, 0, &err), PB_ERR_IO,
+                 "No such file");
     assert_error(pb_figure_save(figure, "/proc/figure.png", NULL, 0, &err), PB_ERR_IO, "/proc/figure.png");
     const char *full = test_path(folder, "full.png");
     struct stat device;
@@ -760,7 +876,8 @@ static void render__too_big_or_stopped__is_refused(void **state) {
     assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 1, .cols = 8192, .values = values}, &err));
     unsigned char *bytes = NULL;
     size_t size = 0;
-    assert_error(pb_figure_render(figure, PB_FIGURE_PNG, NULL, 0, &bytes, &size, &err), PB_ERR_UNSUPPORTED, "smaller pixel_scale than 8");
+    assert_error(pb_figure_render(figure, PB_FIGURE_PNG, NULL, 0, &bytes, &size, &err), PB_ERR_UNSUPPORTED,
+                 "smaller pixel_scale than 8");
     pb_context_stop(*state);
     assert_error(pb_figure_render(figure, PB_FIGURE_SVG, NULL, 0, &bytes, &size, &err), PB_ERR_STOPPED, NULL);
     pb_context_clear_stop(*state);
@@ -803,9 +920,12 @@ static void render__no_font__says_what_to_install(void **state) {
 static void create__bad_options__are_errors(void **state) {
     pb_error err = {0};
     pb_figure *figure = NULL;
-    assert_error(pb_figure_create(*state, &(pb_figure_options){.columns = -1}, &figure, &err), PB_ERR_ARGUMENT, "-1 columns");
-    assert_error(pb_figure_create(*state, &(pb_figure_options){.pixel_scale = 100}, &figure, &err), PB_ERR_ARGUMENT, "pixel_scale is 100");
-    assert_error(pb_figure_create(*state, &(pb_figure_options){.scales = (pb_scales)9}, &figure, &err), PB_ERR_ARGUMENT, "scales is 9");
+    assert_error(pb_figure_create(*state, &(pb_figure_options){.columns = -1}, &figure, &err), PB_ERR_ARGUMENT,
+                 "-1 columns");
+    assert_error(pb_figure_create(*state, &(pb_figure_options){.pixel_scale = 100}, &figure, &err), PB_ERR_ARGUMENT,
+                 "pixel_scale is 100");
+    assert_error(pb_figure_create(*state, &(pb_figure_options){.scales = (pb_scales)9}, &figure, &err), PB_ERR_ARGUMENT,
+                 "scales is 9");
     assert_null(figure);
 }
 
@@ -822,15 +942,23 @@ static void add_heatmap__bad_data__is_an_error_and_changes_nothing(void **state)
         {{.rows = 2, .cols = 0, .values = SIX}, PB_ERR_ARGUMENT, "no columns"},
         {{.rows = 9000, .cols = 1, .values = SIX}, PB_ERR_ARGUMENT, "9000 rows are more than can be drawn"},
         {{.rows = 2, .cols = 3}, PB_ERR_ARGUMENT, "no values"},
-        {{.rows = 2, .cols = 3, .values = SIX, .col_labels = TOKENS, .n_col_labels = 2}, PB_ERR_ARGUMENT, "2 column labels for 3 columns"},
-        {{.rows = 2, .cols = 3, .values = SIX, .row_labels = TOKENS, .n_row_labels = 3}, PB_ERR_ARGUMENT, "3 row labels for 2 rows"},
+        {{.rows = 2, .cols = 3, .values = SIX, .col_labels = TOKENS, .n_col_labels = 2},
+         PB_ERR_ARGUMENT,
+         "2 column labels for 3 columns"},
+        {{.rows = 2, .cols = 3, .values = SIX, .row_labels = TOKENS, .n_row_labels = 3},
+         PB_ERR_ARGUMENT,
+         "3 row labels for 2 rows"},
         {{.rows = 2, .cols = 3, .values = SIX, .n_row_labels = 2}, PB_ERR_ARGUMENT, "there are no labels"},
-        {{.rows = 2, .cols = 3, .values = SIX, .marked_cols = &mark, .n_marked_cols = 1}, PB_ERR_ARGUMENT, "marked column 3 is out of range"},
+        {{.rows = 2, .cols = 3, .values = SIX, .marked_cols = &mark, .n_marked_cols = 1},
+         PB_ERR_ARGUMENT,
+         "marked column 3 is out of range"},
         {{.rows = 2, .cols = 3, .values = SIX, .range = backwards}, PB_ERR_ARGUMENT, "range is 1 to 0"},
         {{.rows = 2, .cols = 3, .values = SIX, .map = (pb_colour_map)77}, PB_ERR_ARGUMENT, "colour map 77"},
         {{.rows = 2, .cols = 3, .values = SIX, .digits = 12}, PB_ERR_ARGUMENT, "digits is 12"},
         {{.rows = 100, .cols = 100, .values = SIX, .numbers = PB_NUMBERS_ON}, PB_ERR_ARGUMENT, "10000 cells"},
-        {{.title = "lost", .rows = 1, .cols = 2, .values = nans}, PB_ERR_NUMERIC, "panel 0 ('lost'): all values are NaN"},
+        {{.title = "lost", .rows = 1, .cols = 2, .values = nans},
+         PB_ERR_NUMERIC,
+         "panel 0 ('lost'): all values are NaN"},
     };
     pb_error err = {0};
     pb_figure *figure = new_figure(*state, NULL);
@@ -866,11 +994,19 @@ static void add_plots__bad_data__is_an_error_and_changes_nothing(void **state) {
     s.n = 0;
     assert_error(pb_figure_add_lines(figure, &lines, &err), PB_ERR_ARGUMENT, "has no points");
 
-    assert_error(pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .values = some}, &err), PB_ERR_ARGUMENT, "no bars");
-    assert_error(pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .series = 1, .values = nans}, &err), PB_ERR_NUMERIC, "nothing to draw");
-    assert_error(pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .series = 1, .values = some, .group_labels = TOKENS, .n_group_labels = 2}, &err),
-                 PB_ERR_ARGUMENT, "2 group labels for 3 groups");
-    assert_error(pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .series = 1, .values = some, .high = some}, &err), PB_ERR_ARGUMENT, "low is not");
+    assert_error(pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .values = some}, &err), PB_ERR_ARGUMENT,
+                 "no bars");
+    assert_error(pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .series = 1, .values = nans}, &err),
+                 PB_ERR_NUMERIC, "nothing to draw");
+    assert_error(
+        pb_figure_add_bars(
+            figure,
+            &(pb_bar_plot){.groups = 3, .series = 1, .values = some, .group_labels = TOKENS, .n_group_labels = 2},
+            &err),
+        PB_ERR_ARGUMENT, "2 group labels for 3 groups");
+    assert_error(
+        pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .series = 1, .values = some, .high = some}, &err),
+        PB_ERR_ARGUMENT, "low is not");
 
     pb_scatter points = {.n = 3, .x = some, .y = nans};
     assert_error(pb_figure_add_scatter(figure, &points, &err), PB_ERR_NUMERIC, "no point is finite");
@@ -878,7 +1014,8 @@ static void add_plots__bad_data__is_an_error_and_changes_nothing(void **state) {
     points.classes = classes;
     points.class_labels = TOKENS;
     points.n_classes = 2;
-    assert_error(pb_figure_add_scatter(figure, &points, &err), PB_ERR_ARGUMENT, "point 2 has class 7: there are 0 to 1");
+    assert_error(pb_figure_add_scatter(figure, &points, &err), PB_ERR_ARGUMENT,
+                 "point 2 has class 7: there are 0 to 1");
     points.classes = NULL;
     points.log_x = true;
     assert_error(pb_figure_add_scatter(figure, &points, &err), PB_ERR_ARGUMENT, "logarithmic");
@@ -923,8 +1060,16 @@ static void terminal__plain__is_aligned_whatever_the_script(void **state) {
     const float values[6] = {-1.5f, 2, 300, NAN, 0.25f, -INFINITY};
     const size_t mark = 1;
     pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 3, .cols = 2, .values = values, .row_labels = labels, .n_row_labels = 3,
-        .marked_rows = &mark, .n_marked_rows = 1, .digits = 2}, &err));
+    assert_ok(pb_figure_add_heatmap(figure,
+                                    &(pb_heatmap){.rows = 3,
+                                                  .cols = 2,
+                                                  .values = values,
+                                                  .row_labels = labels,
+                                                  .n_row_labels = 3,
+                                                  .marked_rows = &mark,
+                                                  .n_marked_rows = 1,
+                                                  .digits = 2},
+                                    &err));
     char *text = show(figure, NULL);
     assert_string_equal(text, "           0    1\n"
                               "\xC2\xB7\xE4\xB8\xAD\xE6\x96\x87  -1.50 2.00\n"
@@ -941,8 +1086,15 @@ static void terminal__width_is_obeyed(void **state) {
     for (int i = 0; i < LAYERS * 4; i++)
         values[i] = (float)i / 100 - 0.3f;
     pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = LAYERS, .cols = 4, .values = values, .transposed = true, .col_labels = TOKENS,
-        .n_col_labels = 4, .unit = "nats"}, &err));
+    assert_ok(pb_figure_add_heatmap(figure,
+                                    &(pb_heatmap){.rows = LAYERS,
+                                                  .cols = 4,
+                                                  .values = values,
+                                                  .transposed = true,
+                                                  .col_labels = TOKENS,
+                                                  .n_col_labels = 4,
+                                                  .unit = "nats"},
+                                    &err));
     for (int colour = 0; colour < 2; colour++) {
         for (int width = 20; width <= 200; width += 45) {
             char *text = show(figure, &(pb_terminal_options){.colour = colour, .width = width});
@@ -958,15 +1110,19 @@ static void terminal__width_is_obeyed(void **state) {
         }
     }
     char *text = NULL;
-    assert_error(pb_figure_terminal(figure, &(pb_terminal_options){.width = 5}, &text, &err), PB_ERR_ARGUMENT, "at least 20");
+    assert_error(pb_figure_terminal(figure, &(pb_terminal_options){.width = 5}, &text, &err), PB_ERR_ARGUMENT,
+                 "at least 20");
     pb_figure_unref(figure);
 }
 
 static void terminal__colour__is_the_cells_colour(void **state) {
     pb_error err = {0};
     pb_figure *figure = new_figure(*state, &(pb_figure_options){.title = "T"});
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX, .range = UNIT_RANGE, .map = PB_COLOURS_REDS,
-        .unit = "share"}, &err));
+    assert_ok(pb_figure_add_heatmap(
+        figure,
+        &(pb_heatmap){
+            .rows = 2, .cols = 3, .values = SIX, .range = UNIT_RANGE, .map = PB_COLOURS_REDS, .unit = "share"},
+        &err));
     char *text = show(figure, &(pb_terminal_options){.colour = true});
     for (int i = 0; i < 6; i++) {
         unsigned char rgb[3];
@@ -1025,12 +1181,22 @@ static pb_status whole_life(pb_context *ctx, pb_figure_format format, const char
     const pb_text_pair pair = {"key", "value"};
     pb_status status = pb_figure_create(ctx, &(pb_figure_options){.title = "t", .pixel_scale = 0.5}, &figure, err);
     if (status == PB_OK)
-        status = pb_figure_add_heatmap(figure, &(pb_heatmap){.title = "h", .rows = 2, .cols = 2, .values = values, .row_labels = TOKENS,
-            .n_row_labels = 2, .unit = "u"}, err);
+        status = pb_figure_add_heatmap(figure,
+                                       &(pb_heatmap){.title = "h",
+                                                     .rows = 2,
+                                                     .cols = 2,
+                                                     .values = values,
+                                                     .row_labels = TOKENS,
+                                                     .n_row_labels = 2,
+                                                     .unit = "u"},
+                                       err);
     if (status == PB_OK)
         status = pb_figure_add_lines(figure, &(pb_line_plot){.series = &series, .n_series = 1}, err);
     if (status == PB_OK)
-        status = pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 4, .series = 1, .values = values, .group_labels = TOKENS, .n_group_labels = 4}, err);
+        status = pb_figure_add_bars(
+            figure,
+            &(pb_bar_plot){.groups = 4, .series = 1, .values = values, .group_labels = TOKENS, .n_group_labels = 4},
+            err);
     if (status == PB_OK)
         status = pb_figure_add_scatter(figure, &(pb_scatter){.n = 4, .x = values, .y = values, .labels = TOKENS}, err);
     if (status == PB_OK)
@@ -1083,7 +1249,8 @@ static void figure__outlives_its_makers_data(void **state) {
     const char *labels[2] = {label, label};
     memcpy(values, SIX, sizeof values);
     pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = values, .row_labels = labels, .n_row_labels = 2}, &err));
+    assert_ok(pb_figure_add_heatmap(
+        figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = values, .row_labels = labels, .n_row_labels = 2}, &err));
     memset(values, 0, sizeof values);
     memcpy(label, "after!", 7);
     char *text = show(figure, NULL);
