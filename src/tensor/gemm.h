@@ -14,15 +14,15 @@
 #include "patchbay/tensorio.h"
 
 typedef struct pb_matrix {
-    const void *data;     /* first element; NULL: the map is absent */
-    pb_stored type;       /* F32, F16, BF16 (others are converted at load) */
-    bool in_major;        /* true: element (i, o) at i * ld + o (GPT-2's Conv1D); false: at row(o) * ld + i */
-    int64_t in, out;      /* number of inputs and outputs of this view */
-    int64_t ld;           /* elements between stored rows */
+    const void *data; /* first element; NULL: the map is absent */
+    pb_stored type;   /* F32, F16, BF16 (others are converted at load) */
+    bool in_major;    /* true: element (i, o) at i * ld + o (GPT-2's Conv1D); false: at row(o) * ld + i */
+    int64_t in, out;  /* number of inputs and outputs of this view */
+    int64_t ld;       /* elements between stored rows */
     /* Only for !in_major: outputs come in blocks, row(o) = (o / block) * block_stride + o % block (interleaved q,k,v of
      * GPT-NeoX, Bloom, Falcon). block == out where there is one block. */
     int64_t block, block_stride;
-    const float *bias;    /* [out], or NULL */
+    const float *bias; /* [out], or NULL */
 } pb_matrix;
 
 /* The view on outputs first .. first + n - 1 of w (a head's rows); n must not cross a block unless the rows are evenly spaced. */
@@ -30,21 +30,23 @@ pb_matrix pb_matrix_outputs(const pb_matrix *w, int64_t first, int64_t n);
 /* The view on inputs first .. first + n - 1 (a head's part of W_O), without the bias. */
 pb_matrix pb_matrix_inputs(const pb_matrix *w, int64_t first, int64_t n);
 
-enum { PB_LINEAR_ACCUMULATE = 1, /* y += instead of y = */
-       PB_LINEAR_NO_BIAS = 2 };
+enum {
+    PB_LINEAR_ACCUMULATE = 1, /* y += instead of y = */
+    PB_LINEAR_NO_BIAS = 2
+};
 /* y[r][o] = sum_i x[r][i] w(i, o) + bias[o] for rows r. ldx, ldy: elements between rows. x and y must not overlap.
  * Multi-threaded (serial inside a parallel region). Scratch: at most 4 MiB, and 256 KiB a thread. Fails only when that
  * cannot be had (y is unchanged), or when stopped (y is then undefined). */
-PB_NODISCARD pb_status pb_linear(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w, float *y,
-                                 int64_t ldy, unsigned flags, pb_error *err);
+PB_NODISCARD pb_status pb_linear(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w,
+                                 float *y, int64_t ldy, unsigned flags, pb_error *err);
 /* dx[r][i] (+)= sum_o dy[r][o] w(i, o). */
-PB_NODISCARD pb_status pb_linear_input_grad(pb_context *ctx, const float *dy, int64_t lddy, int64_t rows, const pb_matrix *w,
-                                            float *dx, int64_t lddx, unsigned flags, pb_error *err);
+PB_NODISCARD pb_status pb_linear_input_grad(pb_context *ctx, const float *dy, int64_t lddy, int64_t rows,
+                                            const pb_matrix *w, float *dx, int64_t lddx, unsigned flags, pb_error *err);
 /* dw (float32, layout of w with its own leading dimension lddw; dense blocks: block_stride as in w) += x^T dy; dbias[out] (may
  * be NULL) += column sums of dy. */
-PB_NODISCARD pb_status pb_linear_weight_grad(pb_context *ctx, const float *x, int64_t ldx, const float *dy, int64_t lddy,
-                                             int64_t rows, const pb_matrix *w, float *dw, int64_t lddw, float *dbias,
-                                             pb_error *err);
+PB_NODISCARD pb_status pb_linear_weight_grad(pb_context *ctx, const float *x, int64_t ldx, const float *dy,
+                                             int64_t lddy, int64_t rows, const pb_matrix *w, float *dw, int64_t lddw,
+                                             float *dbias, pb_error *err);
 /* One output column: out[r] = dot(x[r], w(:, o)) + bias[o], for chosen outputs: y[r * n + j] for outputs[j]. Used for
  * the logits of a few tokens. The same bits as pb_linear gives for these outputs. */
 PB_NODISCARD pb_status pb_linear_outputs(pb_context *ctx, const float *x, int64_t ldx, int64_t rows, const pb_matrix *w,
