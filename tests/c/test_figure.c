@@ -1,5 +1,6 @@
-/* Figures: what is drawn where and in which colour, metadata there and back, formats, terminal text, errors.
+/* Figures as pictures: what is drawn where and in which colour, scales, labels, what adding a panel refuses.
  * Pictures are decoded by cairo, which knows nothing of our code. */
+#include "support/figure_sample.h"
 #include "support/support.h"
 
 #include <cairo.h>
@@ -7,12 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/wait.h>
-#include <unistd.h>
-#include <utf8proc.h>
 
-#include "base/file.h"
 #include "figure/colour.h"
 #include "figure/figure_private.h"
 
@@ -31,13 +27,6 @@ static int drop_context(void **state) {
 }
 
 #define WITH_CONTEXT(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
-static pb_figure *new_figure(pb_context *ctx, const pb_figure_options *options) {
-    pb_error err = {0};
-    pb_figure *figure = NULL;
-    assert_ok(pb_figure_create(ctx, options, &figure, &err));
-    return figure;
-}
 
 /* ---- pictures ---------------------------------------------------------------------------------------------------- */
 
@@ -137,7 +126,7 @@ static const double UNIT_RANGE[2] = {0, 1};
 /* The six cells' colours in reading order of the drawing must be those of `order`, all of one size. */
 static void check_order(pb_context *ctx, const pb_heatmap *spec, int cols, const int order[6]) {
     pb_error err = {0};
-    pb_figure *figure = new_figure(ctx, NULL);
+    pb_figure *figure = sample_figure(ctx, NULL);
     assert_ok(pb_figure_add_heatmap(figure, spec, &err));
     picture p = draw(figure);
     patch_of_colour cells[6];
@@ -177,7 +166,7 @@ static void heatmap__many_small_cells__keep_their_colour(void **state) {
     for (int r = 0; r < N; r++)
         for (int c = 0; c < N; c++)
             values[r * N + c] = r < N / 2 ? (c < N / 2 ? 0.125f : 0.375f) : (c < N / 2 ? 0.625f : 0.875f);
-    pb_figure *figure = new_figure(*state, NULL);
+    pb_figure *figure = sample_figure(*state, NULL);
     assert_ok(pb_figure_add_heatmap(
         figure, &(pb_heatmap){.rows = N, .cols = N, .values = values, .range = UNIT_RANGE, .map = PB_COLOURS_REDS},
         &err));
@@ -198,7 +187,7 @@ static void heatmap__nan__is_hatched_and_explained(void **state) {
     float values[4] = {0, 1, 0.5f, 0.25f};
     const unsigned char absent[3] = {238, 238, 238}; /* PB_ABSENT */
     pb_heatmap spec = {.rows = 2, .cols = 2, .values = values, .range = UNIT_RANGE, .numbers = PB_NUMBERS_OFF};
-    pb_figure *whole = new_figure(*state, NULL), *holed = new_figure(*state, NULL);
+    pb_figure *whole = sample_figure(*state, NULL), *holed = sample_figure(*state, NULL);
     assert_ok(pb_figure_add_heatmap(whole, &spec, &err));
     values[3] = NAN;
     assert_ok(pb_figure_add_heatmap(holed, &spec, &err));
@@ -216,7 +205,7 @@ static void heatmap__nan__is_hatched_and_explained(void **state) {
 static void heatmap__infinities__do_not_widen_the_scale(void **state) {
     pb_error err = {0};
     const float values[4] = {INFINITY, -INFINITY, 0.0f, 2.0f};
-    pb_figure *figure = new_figure(*state, NULL);
+    pb_figure *figure = sample_figure(*state, NULL);
     assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 1, .cols = 4, .values = values}, &err));
     pb_colour_scale scale;
     size_t groups;
@@ -235,7 +224,7 @@ static void attention__upper_triangle__is_neither_drawn_nor_looked_at(void **sta
     pb_error err = {0};
     const float pattern[9] = {0.4f, 77, 78, 0.1f, 0.2f, 79, 0.1f, 0.1f, 0.3f};
     const double range[2] = {0, 0.5};
-    pb_figure *figure = new_figure(*state, NULL);
+    pb_figure *figure = sample_figure(*state, NULL);
     assert_ok(pb_figure_add_attention(
         figure, &(pb_attention){.tokens = 3, .pattern = pattern, .map = PB_COLOURS_PURPLES}, &err));
     pb_colour_scale scale;
@@ -246,7 +235,7 @@ static void attention__upper_triangle__is_neither_drawn_nor_looked_at(void **sta
     assert_false(scale.above);
     pb_figure_unref(figure);
 
-    figure = new_figure(*state, NULL);
+    figure = sample_figure(*state, NULL);
     assert_ok(pb_figure_add_attention(
         figure, &(pb_attention){.tokens = 3, .pattern = pattern, .range = range, .map = PB_COLOURS_PURPLES}, &err));
     picture p = draw(figure);
@@ -269,7 +258,7 @@ static void attention__upper_triangle__is_neither_drawn_nor_looked_at(void **sta
 static pb_figure *two_panels(pb_context *ctx, pb_scales scales, const char *unit_a, const char *unit_b) {
     pb_error err = {0};
     const float small[2] = {0.0f, 1.0f}, large[2] = {0.0f, 4.0f};
-    pb_figure *figure = new_figure(ctx, &(pb_figure_options){.scales = scales});
+    pb_figure *figure = sample_figure(ctx, &(pb_figure_options){.scales = scales});
     assert_ok(
         pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 1, .cols = 2, .values = small, .unit = unit_a}, &err));
     assert_ok(
@@ -306,7 +295,7 @@ static void scales__are_shared_by_unit_unless_asked_otherwise(void **state) {
 static pb_colour_scale scale_of(pb_context *ctx, float low, float high) {
     pb_error err = {0};
     const float values[2] = {low, high};
-    pb_figure *figure = new_figure(ctx, NULL);
+    pb_figure *figure = sample_figure(ctx, NULL);
     assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 1, .values = values}, &err));
     pb_colour_scale scale;
     size_t groups;
@@ -499,114 +488,8 @@ static void label__invisible_characters_become_visible(void **state) {
     pb_pool_free(&pool);
 }
 
-static const char *const TOKENS[] = {"The",
-                                     " E",
-                                     "iff",
-                                     "el",
-                                     " Tower",
-                                     " is",
-                                     " \xE4\xB8\xAD\xE6\x96\x87",
-                                     "\n",
-                                     " \xF0\x9F\x98\x80",
-                                     " <b>&\"",
-                                     " \xD7\xA9\xD7\x9C\xD7\x95\xD7\x9D",
-                                     "a rather long token that somebody made"};
-enum { N_TOKENS = sizeof TOKENS / sizeof *TOKENS };
-
-/* One panel of every kind, with texts that strain the layout. */
-static pb_figure *busy_figure(pb_context *ctx, double pixel_scale) {
-    pb_error err = {0};
-    pb_figure *figure = new_figure(
-        ctx,
-        &(pb_figure_options){
-            .title =
-                "A title that is long enough to be broken into several lines because it goes on and on, as titles may",
-            .subtitle = "prompt: The Eiffel Tower is located in the city of",
-            .caption = "A caption.",
-            .pixel_scale = pixel_scale});
-    float values[N_TOKENS * N_TOKENS];
-    for (int i = 0; i < N_TOKENS * N_TOKENS; i++)
-        values[i] = (float)(i % 7) / 7 - (i % 5 == 0 ? 0.5f : 0);
-    values[3] = NAN;
-    const size_t marked[2] = {1, 4};
-    assert_ok(pb_figure_add_heatmap(figure,
-                                    &(pb_heatmap){.title = "a heat map with quite a long title",
-                                                  .subtitle = "and subtitle",
-                                                  .rows = 3,
-                                                  .cols = N_TOKENS,
-                                                  .values = values,
-                                                  .col_labels = TOKENS,
-                                                  .n_col_labels = N_TOKENS,
-                                                  .marked_cols = marked,
-                                                  .n_marked_cols = 2,
-                                                  .x_title = "the x axis has a long title too, longer than the plot",
-                                                  .y_title = "and so has the y axis, longer than it",
-                                                  .unit = "a unit with many words in it, longer than the bar"},
-                                    &err));
-    assert_ok(pb_figure_add_attention(figure,
-                                      &(pb_attention){.title = "head 3.1",
-                                                      .tokens = N_TOKENS,
-                                                      .pattern = values,
-                                                      .labels = TOKENS,
-                                                      .n_labels = N_TOKENS,
-                                                      .marked = marked,
-                                                      .n_marked = 2},
-                                      &err));
-    const float y[5] = {0.1f, 0.5f, NAN, 0.9f, 1.0f}, low[5] = {0, 0.4f, 0.5f, 0.8f, 0.9f},
-                high[5] = {0.2f, 0.6f, 0.7f, 1.0f, 1.1f};
-    const pb_series series[3] = {{.label = "band", .n = 5, .y = y, .low = low, .high = high},
-                                 {.label = "bars with a name that must be wrapped somewhere",
-                                  .n = 5,
-                                  .y = high,
-                                  .low = low,
-                                  .high = high,
-                                  .error_bars = true},
-                                 {.label = "dashed", .n = 5, .y = low, .dashed = true}};
-    const double level = 1;
-    const char *const level_label = "ceiling";
-    assert_ok(pb_figure_add_lines(figure,
-                                  &(pb_line_plot){.title = "lines",
-                                                  .x_title = "x",
-                                                  .y_title = "y",
-                                                  .series = series,
-                                                  .n_series = 3,
-                                                  .levels = &level,
-                                                  .level_labels = &level_label,
-                                                  .n_levels = 1},
-                                  &err));
-    assert_ok(pb_figure_add_lines(
-        figure, &(pb_line_plot){.series = series, .n_series = 1, .x_labels = TOKENS, .n_x_labels = 5}, &err));
-    assert_ok(pb_figure_add_bars(figure,
-                                 &(pb_bar_plot){.title = "bars",
-                                                .groups = 5,
-                                                .series = 1,
-                                                .values = y,
-                                                .low = low,
-                                                .high = high,
-                                                .group_labels = TOKENS,
-                                                .n_group_labels = 5,
-                                                .numbers = true},
-                                 &err));
-    assert_ok(pb_figure_add_bars(
-        figure, &(pb_bar_plot){.groups = 2, .series = 2, .values = y, .series_labels = TOKENS, .n_series_labels = 2},
-        &err));
-    const int classes[5] = {0, 1, 0, 1, 1};
-    assert_ok(pb_figure_add_scatter(figure,
-                                    &(pb_scatter){.title = "points",
-                                                  .n = 5,
-                                                  .x = low,
-                                                  .y = y,
-                                                  .labels = TOKENS,
-                                                  .classes = classes,
-                                                  .class_labels = TOKENS,
-                                                  .n_classes = 2,
-                                                  .identity = true},
-                                    &err));
-    return figure;
-}
-
 static void figure__nothing_reaches_the_edge(void **state) {
-    pb_figure *figure = busy_figure(*state, 1);
+    pb_figure *figure = sample_busy_figure(*state, 1);
     picture p = draw(figure);
     assert_clear_border(&p, 5);
     cairo_surface_destroy(p.surface);
@@ -615,12 +498,12 @@ static void figure__nothing_reaches_the_edge(void **state) {
     pb_error err = {0};
     const float values[6] = {1, 2, 3, 4, 5, 6};
     for (int columns = 1; columns <= 3; columns++) {
-        figure = new_figure(*state, &(pb_figure_options){.columns = columns, .pixel_scale = 1});
+        figure = sample_figure(*state, &(pb_figure_options){.columns = columns, .pixel_scale = 1});
         assert_ok(pb_figure_add_heatmap(figure,
                                         &(pb_heatmap){.rows = 6,
                                                       .cols = 1,
                                                       .values = values,
-                                                      .row_labels = TOKENS,
+                                                      .row_labels = sample_tokens,
                                                       .n_row_labels = 6,
                                                       .x_title = "a title much wider than one column",
                                                       .title = "and a title above it, wider still than that"},
@@ -636,188 +519,11 @@ static void figure__nothing_reaches_the_edge(void **state) {
     }
 }
 
-/* ---- metadata -------------------------------------------------------------------------------------------------------------- */
-
-static void metadata__survives_a_png_exactly(void **state) {
-    pb_error err = {0};
-    char *folder = test_folder();
-    char *recipe = malloc(20001);
-    for (int i = 0; i < 20000; i++)
-        recipe[i] = "local x = 1\r\n-- \xC3\xA9\t"[i % 19];
-    recipe[20000 - 20000 % 19] = '\0'; /* a whole number of lines: UTF-8 */
-    char random[2001];
-    uint32_t seed = 1;
-    for (int i = 0; i < 2000; i++)
-        random[i] = (char)(' ' + (seed = seed * 1664525u + 1013904223u) / 65536u % 95u);
-    random[2000] = '\0';
-    const pb_text_pair pairs[] = {{"Software", "Patchbay"},
-                                  {"recipe", recipe},
-                                  {"r\xC3\xA9sum\xC3\xA9", "\xE2\x88\x92\xF0\x9F\x98\x80"},
-                                  {"empty", ""},
-                                  {"random", random}};
-    pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX}, &err));
-    const char *path = test_path(folder, "a.png");
-    assert_ok(pb_figure_save(figure, path, pairs, 5, &err));
-    struct stat info;
-    assert_int_equal(stat(path, &info), 0);
-    assert_true(info.st_size < 25000); /* the recipe was compressed */
-    pb_png_text *text = NULL;
-    assert_ok(pb_png_read_text(*state, path, &text, &err));
-    assert_int_equal(pb_png_text_count(text), 5);
-    for (size_t i = 0; i < 5; i++) {
-        assert_string_equal(pb_png_text_at(text, i)->key, pairs[i].key);
-        assert_string_equal(pb_png_text_at(text, i)->value, pairs[i].value);
-    }
-    assert_string_equal(pb_png_text_find(text, "recipe"), recipe);
-    assert_null(pb_png_text_find(text, "absent"));
-    pb_png_text_free(text);
-    pb_figure_unref(figure);
-    free(recipe);
-    test_folder_remove(folder);
-}
-
-static void metadata__bad_keys_and_values__are_named(void **state) {
-    static const struct {
-        pb_text_pair pairs[2];
-        size_t n;
-        const char *message;
-    } CASES[] = {
-        {{{"", "x"}}, 1, "1 to 79 printable"},
-        {{{" a", "x"}}, 1, "without spaces"},
-        {{{"a  b", "x"}}, 1, "two together"},
-        {{{"a ", "x"}}, 1, "without spaces"},
-        {{{"a\n", "x"}}, 1, "printable"},
-        {{{"\xE2\x88\x92", "x"}}, 1, "Latin-1"},
-        {{{NULL, "x"}}, 1, "(null)"},
-        {{{"a", NULL}}, 1, "'a' has no value"},
-        {{{"a", "x\xFF"}}, 1, "not UTF-8 (byte 0xFF at 1)"},
-        {{{"a", "x"}, {"a", "y"}}, 2, "given twice"},
-        {{{"0123456789012345678901234567890123456789012345678901234567890123456789012345678x", "x"}}, 1, "79"},
-    };
-    pb_error err = {0};
-    pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX}, &err));
-    for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++) {
-        unsigned char *bytes = NULL;
-        size_t size = 0;
-        assert_error(pb_figure_render(figure, PB_FIGURE_PNG, CASES[i].pairs, CASES[i].n, &bytes, &size, &err),
-                     PB_ERR_ARGUMENT, CASES[i].message);
-        assert_null(bytes);
-    }
-    pb_figure_unref(figure);
-}
-
-static void png_read_text__broken_files__are_refused(void **state) {
-    pb_error err = {0};
-    char *folder = test_folder();
-    const char *path = test_path(folder, "broken.png");
-    pb_png_text *text = NULL;
-    assert_error(pb_png_read_text(*state, path, &text, &err), PB_ERR_IO, "broken.png");
-    assert_ok(pb_file_write(*state, path, "not a picture at all", 20, &err));
-    assert_error(pb_png_read_text(*state, path, &text, &err), PB_ERR_FORMAT, "is not a PNG");
-    assert_ok(pb_file_write(*state, path, "", 0, &err));
-    assert_error(pb_png_read_text(*state, path, &text, &err), PB_ERR_FORMAT, "is not a PNG");
-
-    pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX}, &err));
-    unsigned char *bytes = NULL;
-    size_t size = 0;
-    const pb_text_pair pair = {"key", "needle in the file"};
-    assert_ok(pb_figure_render(figure, PB_FIGURE_PNG, &pair, 1, &bytes, &size, &err));
-    for (size_t cut = 8; cut < size; cut += size / 23 + 1) {
-        assert_ok(pb_file_write(*state, path, bytes, cut, &err));
-        assert_error(pb_png_read_text(*state, path, &text, &err), PB_ERR_FORMAT, "broken PNG");
-    }
-    size_t at = 0;
-    while (memcmp(bytes + at, "needle", 6) != 0)
-        at++;
-    bytes[at] ^= 1; /* the chunk's checksum no longer fits */
-    assert_ok(pb_file_write(*state, path, bytes, size, &err));
-    assert_error(pb_png_read_text(*state, path, &text, &err), PB_ERR_FORMAT, "CRC");
-    bytes[at] ^= 1;
-    assert_ok(pb_file_write(*state, path, bytes, size, &err));
-    assert_ok(pb_png_read_text(*state, path, &text, &err));
-    assert_string_equal(pb_png_text_find(text, "key"), "needle in the file");
-    pb_png_text_free(text);
-    pb_free(bytes);
-    pb_figure_unref(figure);
-    test_folder_remove(folder);
-}
-
-/* ---- formats ---------------------------------------------------------------------------------------------------------------- */
-
-static bool contains(const unsigned char *bytes, size_t size, const char *text) {
-    size_t n = strlen(text);
-    for (size_t i = 0; i + n <= size; i++)
-        if (memcmp(bytes + i, text, n) == 0)
-            return true;
-    return false;
-}
-
-static void svg__has_labels_metadata_and_description(void **state) {
-    pb_error err = {0};
-    pb_figure *figure = busy_figure(*state, 1);
-    unsigned char *bytes = NULL;
-    size_t size = 0;
-    const pb_text_pair pair = {"recipe", "if a < b and \"c\" & d then\n  x()\nend"};
-    assert_ok(pb_figure_render(figure, PB_FIGURE_SVG, &pair, 1, &bytes, &size, &err));
-    static const char *const WANTED[] = {"<svg ",
-                                         "</svg>\n",
-                                         "<title>A title that is long",
-                                         "<entry key=\"recipe\">if a &lt; b and &quot;c&quot; &amp; d then\n",
-                                         ">\xC2\xB7Tower</text>",
-                                         ">\xC2\xB7&lt;b&gt;&amp;\"</text>",
-                                         ">head 3.1</text>",
-                                         ">\xE2\x8F\x8E</text>",
-                                         "Heat map",
-                                         "id=\"surface1\""};
-    for (size_t i = 0; i < sizeof WANTED / sizeof *WANTED; i++) {
-        if (!contains(bytes, size, WANTED[i]))
-            fail_msg("the SVG lacks: %s", WANTED[i]);
-    }
-    pb_free(bytes);
-    pb_figure_unref(figure);
-}
-
-static void pdf__has_metadata_and_no_date(void **state) {
-    pb_error err = {0};
-    pb_figure *figure = busy_figure(*state, 1);
-    unsigned char *bytes = NULL;
-    size_t size = 0;
-    const pb_text_pair pairs[2] = {{"seed", "1"}, {"model", "facts"}};
-    assert_ok(pb_figure_render(figure, PB_FIGURE_PDF, pairs, 2, &bytes, &size, &err));
-    assert_memory_equal(bytes, "%PDF-", 5);
-    assert_true(contains(bytes, size, "/Keywords ({\"seed\": \"1\", \"model\": \"facts\"})"));
-    assert_true(contains(bytes, size, "/Creator (Patchbay)"));
-    assert_false(contains(bytes, size, "CreationDate"));
-    pb_free(bytes);
-    pb_figure_unref(figure);
-}
-
-static void render__same_figure__same_bytes(void **state) {
-    pb_error err = {0};
-    for (int format = PB_FIGURE_PNG; format <= PB_FIGURE_PDF; format++) {
-        unsigned char *bytes[2] = {NULL, NULL};
-        size_t size[2] = {0, 0};
-        for (int i = 0; i < 2; i++) {
-            pb_figure *figure = busy_figure(*state, 1);
-            const pb_text_pair pair = {"recipe", "local pb = require 'patchbay'"};
-            assert_ok(pb_figure_render(figure, (pb_figure_format)format, &pair, 1, &bytes[i], &size[i], &err));
-            pb_figure_unref(figure);
-        }
-        assert_int_equal(size[0], size[1]);
-        assert_memory_equal(bytes[0], bytes[1], size[0]);
-        pb_free(bytes[0]);
-        pb_free(bytes[1]);
-    }
-}
-
 static void render__pixel_scale__changes_pixels_only(void **state) {
     pb_error err = {0};
     int width[2];
     for (int i = 0; i < 2; i++) {
-        pb_figure *figure = new_figure(*state, &(pb_figure_options){.pixel_scale = i ? 3 : 1});
+        pb_figure *figure = sample_figure(*state, &(pb_figure_options){.pixel_scale = i ? 3 : 1});
         assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX}, &err));
         picture p = draw(figure);
         width[i] = p.width;
@@ -825,94 +531,6 @@ static void render__pixel_scale__changes_pixels_only(void **state) {
         pb_figure_unref(figure);
     }
     assert_int_equal(width[1], 3 * width[0]);
-}
-
-static void format_of__extension_decides(void **state) {
-    (void)state;
-    pb_error err = {0};
-    pb_figure_format format = PB_FIGURE_PNG;
-    assert_ok(pb_figure_format_of("out/x.y.SVG", &format, &err));
-    assert_int_equal(format, PB_FIGURE_SVG);
-    assert_ok(pb_figure_format_of("a.pdf", &format, &err));
-    assert_int_equal(format, PB_FIGURE_PDF);
-    assert_error(pb_figure_format_of("x.jpg", &format, &err), PB_ERR_UNSUPPORTED, "png, svg and pdf");
-    assert_error(pb_figure_format_of("folder.png/x", &format, &err), PB_ERR_ARGUMENT, ".png, .svg or .pdf");
-    assert_error(pb_figure_format_of("x.", &format, &err), PB_ERR_ARGUMENT, "no extension");
-}
-
-static void save__failure__leaves_the_old_file(void **state) {
-    pb_error err = {0};
-    char *folder = test_folder();
-    pb_figure *figure = new_figure(*state, NULL);
-    const char *path = test_path(folder, "old.png");
-    assert_ok(pb_file_write(*state, path, "old", 3, &err));
-    assert_error(pb_figure_save(figure, path, NULL, 0, &err), PB_ERR_ARGUMENT, "no panels");
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX}, &err));
-    assert_error(pb_figure_save(figure, test_path(folder, "a.tiff"), NULL, 0, &err), PB_ERR_UNSUPPORTED, "'.tiff'");
-    assert_error(pb_figure_save(figure, test_path(folder, "no/such/folder.png"), NULL, 0, &err), PB_ERR_IO,
-                 "No such file");
-    assert_error(pb_figure_save(figure, "/proc/figure.png", NULL, 0, &err), PB_ERR_IO, "/proc/figure.png");
-    const char *full = test_path(folder, "full.png");
-    struct stat device;
-    if (stat("/dev/full", &device) == 0 && S_ISCHR(device.st_mode) && symlink("/dev/full", full) == 0)
-        assert_error(pb_figure_save(figure, full, NULL, 0, &err), PB_ERR_IO, "disk is full");
-    pb_context_set_memory_limit(*state, pb_context_memory_used(*state) + 20000);
-    assert_error(pb_figure_save(figure, path, NULL, 0, &err), PB_ERR_MEMORY, NULL);
-    pb_context_set_memory_limit(*state, 0);
-    char *contents = NULL;
-    assert_ok(pb_file_read(*state, path, 100, &contents, NULL, &err));
-    assert_string_equal(contents, "old");
-    pb_free(contents);
-    assert_ok(pb_figure_save(figure, path, NULL, 0, &err));
-    pb_figure_unref(figure);
-    test_folder_remove(folder);
-}
-
-static void render__too_big_or_stopped__is_refused(void **state) {
-    pb_error err = {0};
-    float *values = calloc(8192, sizeof *values);
-    values[0] = 1;
-    pb_figure *figure = new_figure(*state, &(pb_figure_options){.pixel_scale = 8});
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 1, .cols = 8192, .values = values}, &err));
-    unsigned char *bytes = NULL;
-    size_t size = 0;
-    assert_error(pb_figure_render(figure, PB_FIGURE_PNG, NULL, 0, &bytes, &size, &err), PB_ERR_UNSUPPORTED,
-                 "smaller pixel_scale than 8");
-    pb_context_stop(*state);
-    assert_error(pb_figure_render(figure, PB_FIGURE_SVG, NULL, 0, &bytes, &size, &err), PB_ERR_STOPPED, NULL);
-    pb_context_clear_stop(*state);
-    assert_null(bytes);
-    pb_figure_unref(figure);
-    free(values);
-}
-
-/* fontconfig reads its configuration once per process: a child that has drawn nothing yet. */
-static void render__no_font__says_what_to_install(void **state) {
-    pb_error err = {0};
-    char *folder = test_folder();
-    const char *config = test_path(folder, "fonts.conf");
-    assert_ok(pb_file_write(*state, config, "<fontconfig></fontconfig>", 25, &err));
-    pid_t child = fork();
-    assert_true(child >= 0);
-    if (child == 0) {
-        setenv("FONTCONFIG_FILE", config, 1);
-        setenv("XDG_DATA_HOME", folder, 1);
-        setenv("HOME", folder, 1);
-        pb_figure *figure = NULL;
-        unsigned char *bytes;
-        size_t size;
-        pb_status status = pb_figure_create(*state, NULL, &figure, &err);
-        if (status == PB_OK)
-            status = pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = SIX}, &err);
-        if (status == PB_OK)
-            status = pb_figure_render(figure, PB_FIGURE_PNG, NULL, 0, &bytes, &size, &err);
-        _exit(status == PB_ERR_IO && strstr(err.message, "fonts-dejavu-core") ? 0 : 1);
-    }
-    int result = 0;
-    assert_int_equal(waitpid(child, &result, 0), child);
-    assert_true(WIFEXITED(result));
-    assert_int_equal(WEXITSTATUS(result), 0);
-    test_folder_remove(folder);
 }
 
 /* ---- errors of adding ----------------------------------------------------------------------------------------------------------- */
@@ -942,10 +560,10 @@ static void add_heatmap__bad_data__is_an_error_and_changes_nothing(void **state)
         {{.rows = 2, .cols = 0, .values = SIX}, PB_ERR_ARGUMENT, "no columns"},
         {{.rows = 9000, .cols = 1, .values = SIX}, PB_ERR_ARGUMENT, "9000 rows are more than can be drawn"},
         {{.rows = 2, .cols = 3}, PB_ERR_ARGUMENT, "no values"},
-        {{.rows = 2, .cols = 3, .values = SIX, .col_labels = TOKENS, .n_col_labels = 2},
+        {{.rows = 2, .cols = 3, .values = SIX, .col_labels = sample_tokens, .n_col_labels = 2},
          PB_ERR_ARGUMENT,
          "2 column labels for 3 columns"},
-        {{.rows = 2, .cols = 3, .values = SIX, .row_labels = TOKENS, .n_row_labels = 3},
+        {{.rows = 2, .cols = 3, .values = SIX, .row_labels = sample_tokens, .n_row_labels = 3},
          PB_ERR_ARGUMENT,
          "3 row labels for 2 rows"},
         {{.rows = 2, .cols = 3, .values = SIX, .n_row_labels = 2}, PB_ERR_ARGUMENT, "there are no labels"},
@@ -961,7 +579,7 @@ static void add_heatmap__bad_data__is_an_error_and_changes_nothing(void **state)
          "panel 0 ('lost'): all values are NaN"},
     };
     pb_error err = {0};
-    pb_figure *figure = new_figure(*state, NULL);
+    pb_figure *figure = sample_figure(*state, NULL);
     for (size_t i = 0; i < sizeof CASES / sizeof *CASES; i++)
         assert_error(pb_figure_add_heatmap(figure, &CASES[i].spec, &err), CASES[i].status, CASES[i].message);
     assert_int_equal(pb_figure_panels(figure), 0);
@@ -972,7 +590,7 @@ static void add_plots__bad_data__is_an_error_and_changes_nothing(void **state) {
     const float nans[3] = {NAN, NAN, INFINITY}, some[3] = {1, 0, 2};
     const int classes[3] = {0, 1, 7};
     pb_error err = {0};
-    pb_figure *figure = new_figure(*state, NULL);
+    pb_figure *figure = sample_figure(*state, NULL);
     pb_series s = {.label = "s", .n = 3, .y = nans};
     pb_line_plot lines = {.series = &s};
     assert_error(pb_figure_add_lines(figure, &lines, &err), PB_ERR_ARGUMENT, "no lines");
@@ -988,7 +606,7 @@ static void add_plots__bad_data__is_an_error_and_changes_nothing(void **state) {
     lines.log_x = true;
     assert_error(pb_figure_add_lines(figure, &lines, &err), PB_ERR_ARGUMENT, "begins at 0");
     lines.log_x = false;
-    lines.x_labels = TOKENS;
+    lines.x_labels = sample_tokens;
     lines.n_x_labels = 2;
     assert_error(pb_figure_add_lines(figure, &lines, &err), PB_ERR_ARGUMENT, "2 labels along x for the 3 points");
     s.n = 0;
@@ -998,12 +616,12 @@ static void add_plots__bad_data__is_an_error_and_changes_nothing(void **state) {
                  "no bars");
     assert_error(pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .series = 1, .values = nans}, &err),
                  PB_ERR_NUMERIC, "nothing to draw");
-    assert_error(
-        pb_figure_add_bars(
-            figure,
-            &(pb_bar_plot){.groups = 3, .series = 1, .values = some, .group_labels = TOKENS, .n_group_labels = 2},
-            &err),
-        PB_ERR_ARGUMENT, "2 group labels for 3 groups");
+    assert_error(pb_figure_add_bars(
+                     figure,
+                     &(pb_bar_plot){
+                         .groups = 3, .series = 1, .values = some, .group_labels = sample_tokens, .n_group_labels = 2},
+                     &err),
+                 PB_ERR_ARGUMENT, "2 group labels for 3 groups");
     assert_error(
         pb_figure_add_bars(figure, &(pb_bar_plot){.groups = 3, .series = 1, .values = some, .high = some}, &err),
         PB_ERR_ARGUMENT, "low is not");
@@ -1012,7 +630,7 @@ static void add_plots__bad_data__is_an_error_and_changes_nothing(void **state) {
     assert_error(pb_figure_add_scatter(figure, &points, &err), PB_ERR_NUMERIC, "no point is finite");
     points.y = some;
     points.classes = classes;
-    points.class_labels = TOKENS;
+    points.class_labels = sample_tokens;
     points.n_classes = 2;
     assert_error(pb_figure_add_scatter(figure, &points, &err), PB_ERR_ARGUMENT,
                  "point 2 has class 7: there are 0 to 1");
@@ -1025,248 +643,8 @@ static void add_plots__bad_data__is_an_error_and_changes_nothing(void **state) {
     pb_figure_unref(figure);
 }
 
-/* ---- terminal -------------------------------------------------------------------------------------------------------------------- */
-
-/* Columns of one line, escape sequences left out. */
-static int columns_of(const char *line, size_t length) {
-    int columns = 0;
-    for (size_t i = 0; i < length;) {
-        if (line[i] == '\x1b') {
-            while (i < length && line[i] != 'm')
-                i++;
-            i++;
-            continue;
-        }
-        utf8proc_int32_t c;
-        utf8proc_ssize_t n = utf8proc_iterate((const utf8proc_uint8_t *)line + i, (utf8proc_ssize_t)(length - i), &c);
-        assert_true(n > 0);
-        columns += utf8proc_charwidth(c);
-        i += (size_t)n;
-    }
-    return columns;
-}
-
-static char *show(const pb_figure *figure, const pb_terminal_options *options) {
-    pb_error err = {0};
-    char *text = NULL;
-    assert_ok(pb_figure_terminal(figure, options, &text, &err));
-    assert_int_equal(text[strlen(text) - 1], '\n');
-    return text;
-}
-
-static void terminal__plain__is_aligned_whatever_the_script(void **state) {
-    pb_error err = {0};
-    const char *const labels[3] = {" \xE4\xB8\xAD\xE6\x96\x87", "ab", "\xC3\xA9\xC3\xA9\xC3\xA9"};
-    const float values[6] = {-1.5f, 2, 300, NAN, 0.25f, -INFINITY};
-    const size_t mark = 1;
-    pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure,
-                                    &(pb_heatmap){.rows = 3,
-                                                  .cols = 2,
-                                                  .values = values,
-                                                  .row_labels = labels,
-                                                  .n_row_labels = 3,
-                                                  .marked_rows = &mark,
-                                                  .n_marked_rows = 1,
-                                                  .digits = 2},
-                                    &err));
-    char *text = show(figure, NULL);
-    assert_string_equal(text, "           0    1\n"
-                              "\xC2\xB7\xE4\xB8\xAD\xE6\x96\x87  -1.50 2.00\n"
-                              "  ab* 300.00  NaN\n"
-                              "  \xC3\xA9\xC3\xA9\xC3\xA9   0.25   -\xE2\x88\x9E\n");
-    pb_free(text);
-    pb_figure_unref(figure);
-}
-
-static void terminal__width_is_obeyed(void **state) {
-    pb_error err = {0};
-    enum { LAYERS = 30 };
-    float values[LAYERS * 4];
-    for (int i = 0; i < LAYERS * 4; i++)
-        values[i] = (float)i / 100 - 0.3f;
-    pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure,
-                                    &(pb_heatmap){.rows = LAYERS,
-                                                  .cols = 4,
-                                                  .values = values,
-                                                  .transposed = true,
-                                                  .col_labels = TOKENS,
-                                                  .n_col_labels = 4,
-                                                  .unit = "nats"},
-                                    &err));
-    for (int colour = 0; colour < 2; colour++) {
-        for (int width = 20; width <= 200; width += 45) {
-            char *text = show(figure, &(pb_terminal_options){.colour = colour, .width = width});
-            for (char *line = text; *line;) {
-                size_t length = strcspn(line, "\n");
-                bool legend = strstr(line, "nats") && strstr(line, "nats") < line + length;
-                if (!legend)
-                    assert_in_range(columns_of(line, length), 0, width);
-                line += length + 1;
-            }
-            assert_true((strchr(text, '\x1b') != NULL) == (colour == 1));
-            pb_free(text);
-        }
-    }
-    char *text = NULL;
-    assert_error(pb_figure_terminal(figure, &(pb_terminal_options){.width = 5}, &text, &err), PB_ERR_ARGUMENT,
-                 "at least 20");
-    pb_figure_unref(figure);
-}
-
-static void terminal__colour__is_the_cells_colour(void **state) {
-    pb_error err = {0};
-    pb_figure *figure = new_figure(*state, &(pb_figure_options){.title = "T"});
-    assert_ok(pb_figure_add_heatmap(
-        figure,
-        &(pb_heatmap){
-            .rows = 2, .cols = 3, .values = SIX, .range = UNIT_RANGE, .map = PB_COLOURS_REDS, .unit = "share"},
-        &err));
-    char *text = show(figure, &(pb_terminal_options){.colour = true});
-    for (int i = 0; i < 6; i++) {
-        unsigned char rgb[3];
-        char wanted[64];
-        pb_colour_map_at(PB_COLOURS_REDS, (double)SIX[i], rgb);
-        snprintf(wanted, sizeof wanted, "\x1b[48;2;%d;%d;%dm", rgb[0], rgb[1], rgb[2]);
-        assert_non_null(strstr(text, wanted));
-        snprintf(wanted, sizeof wanted, "%.2f", (double)SIX[i]);
-        assert_non_null(strstr(text, wanted));
-    }
-    assert_non_null(strstr(text, "\x1b[1mT\x1b[0m\n"));
-    assert_non_null(strstr(text, "share\n"));
-    pb_free(text);
-    pb_figure_unref(figure);
-}
-
-static void terminal__long_tables_are_cut_and_say_so(void **state) {
-    pb_error err = {0};
-    float values[100];
-    for (int i = 0; i < 100; i++)
-        values[i] = (float)i;
-    pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(figure, &(pb_heatmap){.rows = 100, .cols = 1, .values = values}, &err));
-    char *text = show(figure, &(pb_terminal_options){.max_rows = 10});
-    assert_non_null(strstr(text, "... 90 rows left out\n"));
-    assert_non_null(strstr(text, "\n99 "));
-    assert_null(strstr(text, "\n50 "));
-    pb_free(text);
-    pb_figure_unref(figure);
-}
-
-static void terminal__plots_are_tables(void **state) {
-    pb_figure *figure = busy_figure(*state, 1);
-    for (int colour = 0; colour < 2; colour++) {
-        char *text = show(figure, &(pb_terminal_options){.colour = colour, .width = 100});
-        static const char *const WANTED[] = {"band", "low", "high", "ceiling", "lines", "points", "\xC2\xB7Tower"};
-        for (size_t i = 0; i < sizeof WANTED / sizeof *WANTED; i++) {
-            if (strcmp(WANTED[i], "ceiling") == 0)
-                continue; /* levels are not data */
-            assert_non_null(strstr(text, WANTED[i]));
-        }
-        pb_free(text);
-    }
-    pb_figure_unref(figure);
-}
-
-/* ---- memory ------------------------------------------------------------------------------------------------------------------------ */
-
-/* Everything that one figure goes through, with the n-th allocation failing. */
-static pb_status whole_life(pb_context *ctx, pb_figure_format format, const char *path, pb_error *err) {
-    const float values[4] = {0, 1, 2, 3};
-    pb_figure *figure = NULL;
-    char *shown = NULL;
-    pb_png_text *text = NULL;
-    const pb_series series = {.label = "s", .n = 4, .y = values};
-    const pb_text_pair pair = {"key", "value"};
-    pb_status status = pb_figure_create(ctx, &(pb_figure_options){.title = "t", .pixel_scale = 0.5}, &figure, err);
-    if (status == PB_OK)
-        status = pb_figure_add_heatmap(figure,
-                                       &(pb_heatmap){.title = "h",
-                                                     .rows = 2,
-                                                     .cols = 2,
-                                                     .values = values,
-                                                     .row_labels = TOKENS,
-                                                     .n_row_labels = 2,
-                                                     .unit = "u"},
-                                       err);
-    if (status == PB_OK)
-        status = pb_figure_add_lines(figure, &(pb_line_plot){.series = &series, .n_series = 1}, err);
-    if (status == PB_OK)
-        status = pb_figure_add_bars(
-            figure,
-            &(pb_bar_plot){.groups = 4, .series = 1, .values = values, .group_labels = TOKENS, .n_group_labels = 4},
-            err);
-    if (status == PB_OK)
-        status = pb_figure_add_scatter(figure, &(pb_scatter){.n = 4, .x = values, .y = values, .labels = TOKENS}, err);
-    if (status == PB_OK)
-        status = pb_figure_terminal(figure, NULL, &shown, err);
-    if (status == PB_OK) {
-        unsigned char *bytes = NULL;
-        size_t size = 0;
-        status = pb_figure_render(figure, format, &pair, 1, &bytes, &size, err);
-        if (status == PB_OK && format == PB_FIGURE_PNG)
-            status = pb_file_write(ctx, path, bytes, size, err);
-        pb_free(bytes);
-    }
-    if (status == PB_OK && format == PB_FIGURE_PNG)
-        status = pb_png_read_text(ctx, path, &text, err);
-    if (status == PB_OK && format == PB_FIGURE_PNG)
-        assert_string_equal(pb_png_text_find(text, "key"), "value");
-    pb_png_text_free(text);
-    pb_free(shown);
-    pb_figure_unref(figure);
-    return status;
-}
-
-static void figure__any_allocation_fails__is_an_error_and_no_leak(void **state) {
-    char *folder = test_folder();
-    const char *path = test_path(folder, "x.png");
-    for (int format = PB_FIGURE_PNG; format <= PB_FIGURE_PDF; format++) {
-        size_t before = pb_context_memory_used(*state);
-        pb_status status = PB_ERR_MEMORY;
-        uint64_t n = 0;
-        while (status != PB_OK) {
-            pb_error err = {0};
-            n++;
-            pb_context_fail_allocation(*state, n);
-            status = whole_life(*state, (pb_figure_format)format, path, &err);
-            pb_context_fail_allocation(*state, 0);
-            if (status != PB_OK && status != PB_ERR_MEMORY)
-                fail_msg("format %d, allocation %d: status %d, %s", format, (int)n, (int)status, err.message);
-            assert_int_equal(pb_context_memory_used(*state), before);
-            assert_true(n < 2000);
-        }
-        assert_true(n > 20);
-    }
-    test_folder_remove(folder);
-}
-
-static void figure__outlives_its_makers_data(void **state) {
-    pb_error err = {0};
-    float values[6];
-    char label[8] = "before";
-    const char *labels[2] = {label, label};
-    memcpy(values, SIX, sizeof values);
-    pb_figure *figure = new_figure(*state, NULL);
-    assert_ok(pb_figure_add_heatmap(
-        figure, &(pb_heatmap){.rows = 2, .cols = 3, .values = values, .row_labels = labels, .n_row_labels = 2}, &err));
-    memset(values, 0, sizeof values);
-    memcpy(label, "after!", 7);
-    char *text = show(figure, NULL);
-    assert_non_null(strstr(text, "before"));
-    assert_non_null(strstr(text, "0.75"));
-    assert_null(strstr(text, "after"));
-    pb_free(text);
-    assert_ptr_equal(pb_figure_ref(figure), figure);
-    pb_figure_unref(figure);
-    pb_figure_unref(figure);
-    pb_figure_unref(NULL);
-}
-
 int main(void) {
     const struct CMUnitTest tests[] = {
-        WITH_CONTEXT(render__no_font__says_what_to_install), /* first: nothing may have been drawn before */
         WITH_CONTEXT(heatmap__cells_have_their_colour_and_place),
         WITH_CONTEXT(heatmap__many_small_cells__keep_their_colour),
         WITH_CONTEXT(heatmap__nan__is_hatched_and_explained),
@@ -1281,26 +659,10 @@ int main(void) {
         cmocka_unit_test(colour_map_parse__unknown__lists_and_suggests),
         WITH_CONTEXT(label__invisible_characters_become_visible),
         WITH_CONTEXT(figure__nothing_reaches_the_edge),
-        WITH_CONTEXT(metadata__survives_a_png_exactly),
-        WITH_CONTEXT(metadata__bad_keys_and_values__are_named),
-        WITH_CONTEXT(png_read_text__broken_files__are_refused),
-        WITH_CONTEXT(svg__has_labels_metadata_and_description),
-        WITH_CONTEXT(pdf__has_metadata_and_no_date),
-        WITH_CONTEXT(render__same_figure__same_bytes),
         WITH_CONTEXT(render__pixel_scale__changes_pixels_only),
-        cmocka_unit_test(format_of__extension_decides),
-        WITH_CONTEXT(save__failure__leaves_the_old_file),
-        WITH_CONTEXT(render__too_big_or_stopped__is_refused),
         WITH_CONTEXT(create__bad_options__are_errors),
         WITH_CONTEXT(add_heatmap__bad_data__is_an_error_and_changes_nothing),
         WITH_CONTEXT(add_plots__bad_data__is_an_error_and_changes_nothing),
-        WITH_CONTEXT(terminal__plain__is_aligned_whatever_the_script),
-        WITH_CONTEXT(terminal__width_is_obeyed),
-        WITH_CONTEXT(terminal__colour__is_the_cells_colour),
-        WITH_CONTEXT(terminal__long_tables_are_cut_and_say_so),
-        WITH_CONTEXT(terminal__plots_are_tables),
-        WITH_CONTEXT(figure__any_allocation_fails__is_an_error_and_no_leak),
-        WITH_CONTEXT(figure__outlives_its_makers_data),
     };
     return cmocka_run_group_tests_name("figure", tests, NULL, NULL);
 }
