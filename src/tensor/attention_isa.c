@@ -80,9 +80,10 @@ static void finish(const pb_attention_head *head, int64_t first, float *s, int64
     for (int64_t i = 0; i < n; i += VL) {
         const int64_t lanes = n - i < VL ? n - i : VL;
         vf x = lanes == VL ? vload(s + i) : vload_part(s + i, lanes, 0.0f);
-        vf bias = slope * (vload(counting) + vset1((float)(first + i)));
-        if (head->alibi_bf16)
-            x = (x + round_to_bf16(bias)) * scale;
+        const vf key = vload(counting) + vset1((float)(first + i));
+        vf bias = slope * key;
+        if (head->alibi_bf16) /* torch rounds both factors before it multiplies: positions from 257 on change too */
+            x = (x + round_to_bf16(slope * round_to_bf16(key))) * scale;
         else
             x = x * scale;
         if (head->softcap != 0)
