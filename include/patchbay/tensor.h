@@ -116,7 +116,8 @@ pb_status pb_tensor_reduce(pb_reduction op, const pb_tensor *t, int axis, bool k
 pb_status pb_tensor_softmax(const pb_tensor *t, int axis, pb_tensor **out, pb_error *err);
 pb_status pb_tensor_log_softmax(const pb_tensor *t, int axis, pb_tensor **out, pb_error *err);
 pb_status pb_tensor_cumsum(const pb_tensor *t, int axis, pb_tensor **out, pb_error *err);
-/* The k largest along the last axis, in falling order (ties: lower index first): values float32, indices int32. */
+/* The k largest along the last axis, in falling order (ties: lower index first; NaN first, as it wins in maximum): values
+ * float32, indices int32. */
 pb_status pb_tensor_topk(const pb_tensor *t, int64_t k, pb_tensor **values, pb_tensor **indices, pb_error *err);
 /* Permutation that sorts a 1-d tensor, int32; stable, NaN last. */
 pb_status pb_tensor_argsort(const pb_tensor *t, bool descending, pb_tensor **out, pb_error *err);
