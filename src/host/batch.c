@@ -178,16 +178,17 @@ const pb_metric *pb_batch_metric(lua_State *L, int batch_index, int metric_index
     pb_batch *batch = pb_check_batch(L, batch_index);
     const void *described = lua_touserdata(L, metric_index);
     const pb_model *model = pb_run_model(run);
+    size_t length = pb_metric_takes_all(L, metric_index) ? pb_run_length(run) : 0;
     for (size_t i = batch->n_metrics; described && i > 0; i--) { /* most often the one asked for before */
         const pb_batch_metric_entry *entry = &batch->metrics[i - 1];
-        if (entry->described == described && entry->model == model)
+        if (entry->described == described && entry->model == model && entry->length == length)
             return entry->metric;
     }
     batch->metrics = grown(L, batch, batch->metrics, &batch->metric_capacity, batch->n_metrics, sizeof *batch->metrics);
     pb_metric *metric = NULL;
-    pb_resolve_metric(L, metric_index, model, &metric);
+    pb_resolve_metric(L, metric_index, run, &metric);
     pb_batch_hold_object(L, batch, metric, release_metric_hold);
     pb_batch_keep(L, batch_index, metric_index);
-    batch->metrics[batch->n_metrics++] = (pb_batch_metric_entry){described, model, metric};
+    batch->metrics[batch->n_metrics++] = (pb_batch_metric_entry){described, model, length, metric};
     return metric;
 }

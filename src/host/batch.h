@@ -14,6 +14,7 @@ typedef struct pb_batch_hold {
 typedef struct pb_batch_metric_entry {
     const void *described; /* the Lua metric's box */
     const pb_model *model;
+    size_t length;         /* of the run, for a metric of all positions; else 0 */
     pb_metric *metric;     /* one reference, in holds */
 } pb_batch_metric_entry;
 

@@ -33,7 +33,7 @@ static const char *const *field_texts(lua_State *L, int index, const char *field
         return NULL;
     int list = lua_gettop(L);
     if (type != LUA_TTABLE)
-        pb_bad_argument(L, field, "expected a list of texts, got %s", pb_describe(L, list));
+        pb_bad_argument(L, field, "must be a list of texts, got %s", pb_describe(L, list));
     size_t count = (size_t)lua_rawlen(L, list);
     const char **texts = pb_lua_scratch(L, count, sizeof *texts);
     lua_createtable(L, (int)count, 0); /* numbers become texts here: the user's table is left as it is */
@@ -67,7 +67,7 @@ static const double *field_range(lua_State *L, int index, const char *field) {
     if (pb_push_field(L, index, field) == LUA_TNIL)
         return NULL;
     if (lua_type(L, -1) != LUA_TTABLE || lua_rawlen(L, -1) != 2)
-        pb_bad_argument(L, field, "expected { low, high }, got %s", pb_describe(L, -1));
+        pb_bad_argument(L, field, "must be { low, high }, got %s", pb_describe(L, -1));
     double *range = pb_lua_scratch(L, 2, sizeof *range);
     for (int i = 0; i < 2; i++) {
         lua_rawgeti(L, -2, i + 1);
@@ -83,7 +83,7 @@ static const double *field_numbers(lua_State *L, int index, const char *field, s
         return NULL;
     int list = lua_gettop(L);
     if (lua_type(L, list) != LUA_TTABLE)
-        pb_bad_argument(L, field, "expected a list of numbers, got %s", pb_describe(L, list));
+        pb_bad_argument(L, field, "must be a list of numbers, got %s", pb_describe(L, list));
     *n = (size_t)lua_rawlen(L, list);
     double *numbers = pb_lua_scratch(L, *n, sizeof *numbers);
     for (size_t i = 0; i < *n; i++) {
@@ -104,7 +104,7 @@ static const float *field_floats(lua_State *L, int index, const char *field, int
     }
     pb_tensor *tensor = pb_make_tensor(L, -1, field);
     if (pb_tensor_ndim(tensor) != ndim || pb_tensor_dtype(tensor) != PB_F32)
-        pb_bad_argument(L, field, "expected %d ax%ss of float32 numbers, got %s", ndim, ndim == 1 ? "i" : "e",
+        pb_bad_argument(L, field, "must be %d ax%ss of float32 numbers, got %s", ndim, ndim == 1 ? "i" : "e",
                         pb_describe(L, -1));
     pb_box *box = pb_new_tensor(L);
     pb_tensor *contiguous = NULL;
@@ -156,7 +156,7 @@ static int new_figure(lua_State *L) {
     box->object = figure;
     if (lua_type(L, 1) == LUA_TTABLE && pb_push_field(L, 1, "facts") != LUA_TNIL) {
         if (lua_type(L, -1) != LUA_TTABLE)
-            pb_bad_argument(L, "facts", "expected a table of texts, got %s", pb_describe(L, -1));
+            pb_bad_argument(L, "facts", "must be a table of texts, got %s", pb_describe(L, -1));
         lua_setiuservalue(L, -2, FACTS);
     } else if (lua_type(L, 1) == LUA_TTABLE) {
         lua_pop(L, 1);
@@ -256,7 +256,7 @@ static int figure_lines(lua_State *L) {
         .log_y = pb_field_boolean(L, 2, "log_y", false),
     };
     if (pb_push_field(L, 2, "series") != LUA_TTABLE)
-        pb_bad_argument(L, "series", "expected a list of { y =, x =, label = ... }, got %s", pb_describe(L, -1));
+        pb_bad_argument(L, "series", "must be a list of { y =, x =, label = ... }, got %s", pb_describe(L, -1));
     int list = lua_gettop(L);
     panel.n_series = (size_t)lua_rawlen(L, list);
     pb_series *series = pb_lua_scratch(L, panel.n_series, sizeof *series);
@@ -272,7 +272,7 @@ static int figure_lines(lua_State *L) {
     panel.levels = field_numbers(L, 2, "levels", &panel.n_levels);
     panel.level_labels = field_texts(L, 2, "level_labels", &n_level_labels);
     if (panel.level_labels && n_level_labels != panel.n_levels)
-        pb_bad_argument(L, "level_labels", "there are %d for %d levels", (int)n_level_labels, (int)panel.n_levels);
+        pb_bad_argument(L, "level_labels", "has %d texts for %d levels", (int)n_level_labels, (int)panel.n_levels);
     PB_LUA(L, pb_figure_add_lines(figure, &panel, pb_lua_error(L)));
     lua_settop(L, 1);
     return 1;
@@ -311,7 +311,7 @@ static const int *field_classes(lua_State *L, int index, size_t n, size_t n_clas
         return NULL;
     int list = lua_gettop(L);
     if (lua_type(L, list) != LUA_TTABLE || (size_t)lua_rawlen(L, list) != n)
-        pb_bad_argument(L, "classes", "expected a list of %d places in class_labels, got %s", (int)n, pb_describe(L, list));
+        pb_bad_argument(L, "classes", "must be a list of %d places in class_labels, got %s", (int)n, pb_describe(L, list));
     int *classes = pb_lua_scratch(L, n, sizeof *classes);
     for (size_t i = 0; i < n; i++) {
         lua_rawgeti(L, list, (lua_Integer)i + 1);
@@ -345,7 +345,7 @@ static int figure_scatter(lua_State *L) {
     panel.n = (size_t)shape[0];
     panel.labels = field_texts(L, 2, "labels", &n_labels);
     if (panel.labels && n_labels != panel.n)
-        pb_bad_argument(L, "labels", "there are %d for %d points", (int)n_labels, (int)panel.n);
+        pb_bad_argument(L, "labels", "has %d texts for %d points", (int)n_labels, (int)panel.n);
     panel.class_labels = field_texts(L, 2, "class_labels", &panel.n_classes);
     panel.classes = field_classes(L, 2, panel.n, panel.n_classes);
     panel.x_range = field_range(L, 2, "x_range");
@@ -367,7 +367,7 @@ static void merge_facts(lua_State *L, int from, int to) {
         return;
     for (lua_pushnil(L); lua_next(L, from) != 0; lua_pop(L, 1)) {
         if (lua_type(L, -2) != LUA_TSTRING || lua_type(L, -1) != LUA_TSTRING)
-            pb_bad_argument(L, "facts", "expected a table of texts, got %s as a value", pb_describe(L, -1));
+            pb_bad_argument(L, "facts", "must be a table of texts, got %s as a value", pb_describe(L, -1));
         lua_pushvalue(L, -2);
         lua_pushvalue(L, -2);
         lua_rawset(L, to);

@@ -35,7 +35,7 @@ static size_t field_memory(lua_State *L, int options) {
         bytes = -1;
     }
     if (!(bytes >= 0 && bytes < 9e18))
-        pb_bad_argument(L, "memory", "expected a number of bytes or a text such as \"200 MB\", got %s", pb_describe(L, -1));
+        pb_bad_argument(L, "memory", "must be a number of bytes or a text such as \"200 MB\", got %s", pb_describe(L, -1));
     lua_pop(L, 1);
     return (size_t)bytes;
 }
@@ -96,9 +96,9 @@ static void push_measured(lua_State *L, int batch_index, const pb_measure_option
 static size_t check_list(lua_State *L, int index, const char *name, const char *what) {
     static const char *const no_fields[] = {NULL};
     if (lua_type(L, index) != LUA_TTABLE)
-        pb_bad_argument(L, name, "expected a list of %s, got %s", what, pb_describe(L, index));
+        pb_bad_argument(L, name, "must be a list of %s, got %s", what, pb_describe(L, index));
     if (pb_has_field(L, index, "site"))
-        pb_bad_argument(L, name, "got one patch where a list of %s is expected: { { patch, ... }, ... }", what);
+        pb_bad_argument(L, name, "must be a list of %s, { { patch, ... }, ... }, and is one patch", what);
     pb_check_fields(L, index, no_fields, INT32_MAX);
     return (size_t)lua_rawlen(L, index);
 }
@@ -132,7 +132,7 @@ static int measure(lua_State *L) {
     lua_createtable(L, 0, 0); /* 4: no patches */
     for (size_t i = 0; i < n; i++) {
         if (lua_rawgeti(L, 1, (lua_Integer)i + 1) != LUA_TTABLE)
-            pb_bad_argument(L, "requests", "entry %d is not a table { run =, patches =, metric = }", (int)i + 1);
+            pb_bad_argument(L, "requests", "must be tables { run =, patches =, metric = }: entry %d is not", (int)i + 1);
         pb_check_fields(L, 5, fields, 0);
         pb_push_field(L, 5, "run");                                   /* 6 */
         if (pb_push_field(L, 5, "patches") == LUA_TNIL)               /* 7 */
@@ -153,7 +153,7 @@ static const pb_site *check_sites(lua_State *L, int index, int batch_index, cons
     bool list = lua_type(L, index) == LUA_TTABLE;
     *n = list ? (size_t)lua_rawlen(L, index) : 1;
     if (*n == 0)
-        pb_bad_argument(L, "sites", "the list of sites is empty");
+        pb_bad_argument(L, "sites", "is an empty list");
     pb_site *sites = pb_batch_memory(L, pb_check_batch(L, batch_index), *n * sizeof *sites);
     for (size_t i = 0; i < *n; i++) {
         if (list)

@@ -46,7 +46,7 @@ static void take_answers(lua_State *L, int index, const char *field, int spec) {
     if (lua_type(L, index) == LUA_TTABLE) {
         n = (lua_Integer)lua_rawlen(L, index);
         if (n == 0)
-            pb_bad_argument(L, field, "the list of tokens is empty");
+            pb_bad_argument(L, field, "is an empty list");
         for (lua_Integer i = 1; i <= n; i++) {
             lua_rawgeti(L, index, i);
             lua_rawseti(L, list, i);
@@ -58,7 +58,7 @@ static void take_answers(lua_State *L, int index, const char *field, int spec) {
     for (lua_Integer i = 1; i <= n; i++) {
         lua_rawgeti(L, list, i);
         if (lua_type(L, -1) != LUA_TSTRING && !lua_isinteger(L, -1))
-            pb_bad_argument(L, field, "expected a token as text (\" Paris\") or id, or a list of them, got %s",
+            pb_bad_argument(L, field, "must be a token as text (\" Paris\") or id, or a list of them, got %s",
                             pb_describe(L, -1));
         lua_pop(L, 1);
     }
@@ -79,7 +79,7 @@ static void take_options(lua_State *L, int index, int spec) {
 static int make_answer_metric(lua_State *L, pb_metric_kind kind) {
     pb_check_arity(L, 2);
     if (lua_isnoneornil(L, 1))
-        pb_bad_argument(L, "answers", "expected the token whose %s is measured", pb_metric_kind_name(kind));
+        pb_bad_argument(L, "answers", "must be the token whose %s is measured", pb_metric_kind_name(kind));
     lua_settop(L, 2);
     lua_newtable(L);
     take_answers(L, 1, "answers", 3);
@@ -92,7 +92,7 @@ static int make_answer_metric(lua_State *L, pb_metric_kind kind) {
 static int make_difference_metric(lua_State *L, pb_metric_kind kind) {
     pb_check_arity(L, 3);
     if (lua_isnoneornil(L, 1) || lua_isnoneornil(L, 2))
-        pb_bad_argument(L, lua_isnoneornil(L, 1) ? "answers" : "wrong", "%s needs the right answer and the wrong one",
+        pb_bad_argument(L, lua_isnoneornil(L, 1) ? "answers" : "wrong", "is missing: %s needs the right answer and the wrong one",
                         pb_metric_kind_name(kind));
     lua_settop(L, 3);
     lua_newtable(L);
@@ -118,7 +118,7 @@ static int metric_log_prob(lua_State *L) {
 
 static int metric_rank(lua_State *L) {
     if (lua_type(L, 1) == LUA_TTABLE && lua_rawlen(L, 1) != 1)
-        pb_bad_argument(L, "answers", "a rank is of one token");
+        pb_bad_argument(L, "answers", "must be one token: it is its rank");
     return make_answer_metric(L, PB_METRIC_RANK);
 }
 
@@ -156,7 +156,7 @@ static int metric_kl(lua_State *L) {
 static int metric_fn(lua_State *L) {
     pb_check_arity(L, 2);
     if (lua_type(L, 1) != LUA_TFUNCTION)
-        pb_bad_argument(L, "function", "expected function(logits, run) ... return number end, got %s", pb_describe(L, 1));
+        pb_bad_argument(L, "function", "must be function(logits, run) ... return number end, got %s", pb_describe(L, 1));
     lua_settop(L, 2);
     lua_newtable(L);
     lua_pushvalue(L, 1);
@@ -224,8 +224,27 @@ static int32_t *push_ids(lua_State *L, int spec, const char *field, const pb_mod
     return ids;
 }
 
-void pb_resolve_metric(lua_State *L, int index, const pb_model *model, pb_metric **out) {
+bool pb_metric_takes_all(lua_State *L, int index) {
+    const pb_lua_metric *metric = pb_to_box(L, index, &PB_METRIC_CLASS);
+    if (!metric || metric->kind == PB_METRIC_NLL) /* its default is all that have a next token */
+        return false;
+    lua_getiuservalue(L, index, SPEC);
+    bool all = lua_getfield(L, -1, "pos") == LUA_TSTRING; /* the one text that take_options lets through */
+    lua_pop(L, 2);
+    return all;
+}
+
+/* 0 .. n-1; its memory is pushed. */
+static pb_choice push_all_positions(lua_State *L, size_t n) {
+    int32_t *items = pb_lua_scratch(L, n, sizeof *items);
+    for (size_t i = 0; i < n; i++)
+        items[i] = (int32_t)i;
+    return (pb_choice){true, n, items};
+}
+
+void pb_resolve_metric(lua_State *L, int index, const pb_run *run, pb_metric **out) {
     int top = lua_gettop(L);
+    const pb_model *model = pb_run_model(run);
     index = lua_absindex(L, index);
     const pb_lua_metric *metric = pb_to_box(L, index, &PB_METRIC_CLASS);
     if (!metric && lua_type(L, index) == LUA_TSTRING)
@@ -238,7 +257,8 @@ void pb_resolve_metric(lua_State *L, int index, const pb_model *model, pb_metric
     lua_getiuservalue(L, index, SPEC);
     int spec = lua_gettop(L);
     pb_metric_options options = {.kind = metric->kind};
-    options.positions = pb_field_choice(L, spec, "pos", -1);
+    options.positions = pb_metric_takes_all(L, index) ? push_all_positions(L, pb_run_length(run))
+                                                      : pb_field_choice(L, spec, "pos", -1);
     options.answers = push_ids(L, spec, "answers", model, &options.n_answers);
     options.wrong = push_ids(L, spec, "wrong", model, &options.n_wrong);
     if (metric->kind == PB_METRIC_KL) {

@@ -372,7 +372,7 @@ static pb_run *push_prompt_run(lua_State *L, int prompt, int options) {
     pb_run *given = pb_to_run(L, prompt);
     if (given) {
         if (pb_run_model(given) != pb_check_model(L, 1))
-            pb_bad_argument(L, "prompt", "the run is of another model");
+            pb_bad_argument(L, "prompt", "is a run of another model");
         lua_pushvalue(L, prompt);
         return given;
     }
@@ -439,14 +439,14 @@ static int model_generate(lua_State *L) {
         .seed = (uint64_t)pb_field_integer(L, 2, "seed", (lua_Integer)pb_host_seed(L), LUA_MININTEGER, LUA_MAXINTEGER),
     };
     if (!(options.temperature >= 0 && options.temperature < 1e6))
-        pb_bad_argument(L, "temperature", "expected 0 (always the likeliest token) or more");
+        pb_bad_argument(L, "temperature", "must be 0 (always the likeliest token) or more");
     if (options.top_k > 0 && options.temperature == 0)
-        pb_bad_argument(L, "top_k", "it changes nothing at temperature 0: give temperature = 1, or leave it out");
+        pb_bad_argument(L, "top_k", "changes nothing at temperature 0: give temperature = 1, or leave it out");
     bool want_ids = pb_field_boolean(L, 2, "ids", false);
     lua_settop(L, 2);
     lua_rawgeti(L, 2, 1); /* 3 */
     if (lua_isnil(L, 3))
-        pb_bad_argument(L, "prompt", "expected a text, a list of token ids, or a run as first entry: generate { \"The\" }");
+        pb_bad_argument(L, "prompt", "must be a text, a list of token ids, or a run as first entry: generate { \"The\" }");
     pb_run *prompt = push_prompt_run(L, 3, 2); /* 4 */
     options.stop = push_stops(L, 2, model, &options.n_stop);
     pb_batch *batch = pb_batch_new(L);

@@ -148,7 +148,7 @@ void pb_push_value_at(lua_State *L, int run_index, int at_index) {
     pb_check_fields(L, at_index, fields, 0);
     const char *name = pb_field_text(L, at_index, "site");
     if (!name)
-        pb_bad_argument(L, "site", "a table that indexes a run needs a site: run[{ site = \"z\", layer = 3, pos = -1 }]");
+        pb_bad_argument(L, "site", "is missing: run[{ site = \"z\", layer = 3, pos = -1 }]");
     bool has_layer = pb_has_field(L, at_index, "layer");
     int layer = has_layer ? (int)pb_field_integer(L, at_index, "layer", 0, INT32_MIN, INT32_MAX) : -1;
     pb_batch *batch = pb_batch_new(L);
@@ -191,7 +191,7 @@ static void take_number_or_tensor(const reading *r, pb_patch *patch, pb_patch_op
         patch->number = lua_tonumber(L, -1);
     } else {
         if (!pb_to_tensor(L, -1) && lua_type(L, -1) != LUA_TTABLE)
-            pb_bad_argument(L, field, "expected a number or a tensor, got %s", pb_describe(L, -1));
+            pb_bad_argument(L, field, "must be a number or a tensor, got %s", pb_describe(L, -1));
         pb_tensor *tensor = pb_make_tensor(L, -1, field);
         pb_batch_keep(L, r->batch_index, -1);
         pb_batch_hold_object(L, r->batch, pb_tensor_ref(tensor), release_tensor_hold);
@@ -216,7 +216,7 @@ static void take_from(const reading *r, pb_patch *patch) {
     lua_State *L = r->L;
     pb_run *from = pb_to_run(L, -1);
     if (!from)
-        pb_bad_argument(L, "from", "expected a run, got %s", pb_describe(L, -1));
+        pb_bad_argument(L, "from", "must be a run, got %s", pb_describe(L, -1));
     patch->op = PB_PATCH_SET;
     patch->value = PB_VALUE_RUN;
     patch->run = from;
@@ -244,11 +244,11 @@ static void take_noise(const reading *r, pb_patch *patch) {
         patch->noise_std = lua_tonumber(L, -1);
     } else {
         if (lua_type(L, -1) != LUA_TTABLE)
-            pb_bad_argument(L, "noise", "expected its standard deviation or { std =, seed =, draw = }, got %s",
+            pb_bad_argument(L, "noise", "must be its standard deviation or { std =, seed =, draw = }, got %s",
                             pb_describe(L, -1));
         pb_check_fields(L, -1, fields, 0);
         if (!pb_has_field(L, -1, "std"))
-            pb_bad_argument(L, "noise", "std, the standard deviation, is missing");
+            pb_bad_argument(L, "noise", "needs std, the standard deviation");
         patch->noise_std = pb_field_number(L, -1, "std", 0);
         patch->noise_seed = (uint64_t)pb_field_integer(L, -1, "seed", (lua_Integer)patch->noise_seed, LUA_MININTEGER,
                                                        LUA_MAXINTEGER);
@@ -339,7 +339,7 @@ static void resolve_mean(const reading *r, pb_patch *patch) {
         pb_check_fields(L, -1, fields, INT32_MAX);
         over_positions = pb_field_word(L, -1, "over", overs, 0) == 1;
         if (lua_rawlen(L, -1) == 0)
-            pb_bad_argument(L, "mean", "the list of runs is empty");
+            pb_bad_argument(L, "mean", "is an empty list of runs");
     } else {
         pb_check_word(L, -1, "mean", overs + 1, -1);
         lua_createtable(L, 1, 0);
@@ -470,7 +470,7 @@ static pb_status engine_function(void *user, const pb_patch *patch, const pb_run
 static void take_function(const reading *r, pb_patch *patch) {
     lua_State *L = r->L;
     if (lua_type(L, -1) != LUA_TFUNCTION)
-        pb_bad_argument(L, "fn", "expected function(act, at) ... end, got %s", pb_describe(L, -1));
+        pb_bad_argument(L, "fn", "must be function(act, at) ... end, got %s", pb_describe(L, -1));
     patch_function *function = pb_batch_memory(L, r->batch, sizeof *function);
     *function = (patch_function){r->batch, pb_batch_keep_function(L, r->batch_index, -1), r->number};
     patch->op = PB_PATCH_FN;
@@ -623,7 +623,7 @@ static void read_patch(reading *r) {
             lua_pop(L, 1);
         }
     } else {
-        pb_bad_argument(L, "site", "a patch needs a site's name, as site = \"resid_pre\", or a list of them; got %s",
+        pb_bad_argument(L, "site", "must be a site's name, as site = \"resid_pre\", or a list of them, got %s",
                         pb_describe(L, site));
     }
     lua_settop(L, site - 1);

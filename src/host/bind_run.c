@@ -329,7 +329,7 @@ static int run_find(lua_State *L) {
         which = pb_field_word(L, 3, "which", words, 0);
     }
     if (n == 0)
-        pb_bad_argument(L, "text", "the text to find is empty");
+        pb_bad_argument(L, "text", "is empty: there is nothing to find");
     size_t tokens = pb_run_length(run), length = 0, *ends = pb_lua_scratch(L, tokens, sizeof *ends);
     const char *text = push_joined(L, run, ends, &length);
     size_t at = find_bytes(text, length, needle, n, 0);

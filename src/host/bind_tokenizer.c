@@ -85,15 +85,15 @@ const int32_t *pb_check_prompt(lua_State *L, int index, const pb_model *model, p
     case LUA_TSTRING:
         ids = push_encoded(L, pb_model_needs_tokenizer(L, model), index, special, n);
         if (*n == 0)
-            pb_bad_argument(L, "prompt", "the text is empty: a run needs at least one token");
+            pb_bad_argument(L, "prompt", "is empty: a run needs at least one token");
         break;
     case LUA_TTABLE:
         ids = pb_check_ids(L, index, "prompt", 0, n);
         if (*n == 0)
-            pb_bad_argument(L, "prompt", "the list of token ids is empty: a run needs at least one token");
+            pb_bad_argument(L, "prompt", "is an empty list: a run needs at least one token");
         break;
     default:
-        pb_bad_argument(L, "prompt", "expected a text or a list of token ids, got %s", pb_describe(L, index));
+        pb_bad_argument(L, "prompt", "must be a text or a list of token ids, got %s", pb_describe(L, index));
     }
     return ids;
 }
@@ -113,7 +113,7 @@ int32_t pb_check_token(lua_State *L, int index, const pb_model *model, const cha
         return id;
     }
     if (!lua_isinteger(L, index))
-        pb_bad_argument(L, name, "expected a text of one token, or a token id, got %s", pb_describe(L, index));
+        pb_bad_argument(L, name, "must be a text of one token, or a token id, got %s", pb_describe(L, index));
     return (int32_t)pb_check_integer(L, index, name, 0, pb_model_vocab(model) - 1);
 }
 

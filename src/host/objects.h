@@ -87,7 +87,10 @@ pb_request *pb_batch_requests(pb_batch *batch, size_t *n);
 
 /* ---- metrics -------------------------------------------------------------------------------------------------------------------- */
 
-/* Make the engine's metric of the description at index for a model. Writes *out (one reference) as its last act. */
-void pb_resolve_metric(lua_State *L, int index, const pb_model *model, pb_metric **out);
+/* Make the engine's metric of the description at index for a run's model (and, with pos = "all", its length). Writes *out
+ * (one reference) as its last act. */
+void pb_resolve_metric(lua_State *L, int index, const pb_run *run, pb_metric **out);
+/* Does what is at index measure "all" positions, so that it differs with the length of the run? */
+bool pb_metric_takes_all(lua_State *L, int index);
 
 #endif

@@ -129,7 +129,7 @@ static int with_failure(lua_State *L) {
     host->fail_lua_in = 0;
     host->lua_failing = host->keep_trace = host->reserve_open = false;
     uint64_t made = (library ? pb_context_allocations(host->ctx) : host->lua_allocations) - before;
-    lua_pushboolean(L, made >= n);
+    lua_pushboolean(L, made >= n || status != LUA_OK); /* a failed allocation is not counted as made */
     lua_pushboolean(L, status == LUA_OK);
     if (status == LUA_OK)
         return 2;

@@ -216,7 +216,7 @@ local function place_of(grid, axis, coordinate)
   if math.type(coordinate) == "integer" and coordinate < 0 and coordinate >= -#coords then return #coords + coordinate end
   local first, last = grid.labels[axis][1], grid.labels[axis][#coords]
   local known = type(coords[1]) == "number" and ("%s to %s"):format(coords[1], coords[#coords]) or ("'%s' to '%s'"):format(first, last)
-  core.raise(("%s %s is not in the grid, which has %s"):format(axis, core.describe(coordinate), known))
+  core.raise(("the grid has no %s %s: it has %s"):format(axis, type(coordinate) == "table" and "group" or tostring(coordinate), known))
 end
 
 local function check_axes_of(grid, where, method)

@@ -31,7 +31,7 @@ local function read_over(spec, sites)
   for i, axis in ipairs(over) do
     if not index_of(AXES, axis) then
       local near = type(axis) == "string" and core.suggest(axis, AXES)
-      fail("there is no axis %s%s; axes are site, layer, pos, head, neuron, dest, src", core.describe(axis),
+      fail("%s is no axis%s; axes are site, layer, pos, head, neuron, dest, src", core.describe(axis),
            near and (" (did you mean '" .. near .. "'?)") or "")
     end
     if index_of(axes, axis) then fail("axis '%s' is named twice", axis) end
@@ -186,6 +186,16 @@ local function check_layer(spec, axes, names, infos)
   end
 end
 
+local function check_from(run, spec)
+  local from = spec.from
+  if from == nil then return end
+  if getmetatable(from) ~= "run" then fail("from must be a run, got %s", core.describe(from)) end
+  if #from ~= #run and spec.from_pos == nil and spec.from_dest == nil then
+    fail("the values come from a run of %d tokens, this one has %d, so a position is not the same place in both:\n%s\n" ..
+         "Use prompts of one length, or measure patches with pos and from_pos.", #from, #run, run:side_by_side(from, "this run", "from"))
+  end
+end
+
 local function check_action(spec)
   local found
   for _, name in ipairs(ACTIONS) do
@@ -202,6 +212,7 @@ function core.expand(run, spec)
   local model = run.model
   core.fields(spec, FIELDS, 0, "sweep")
   check_action(spec)
+  check_from(run, spec)
   local names, infos = read_sites(model, spec.site)
   local axes = read_over(spec, names)
   check_layer(spec, axes, names, infos)

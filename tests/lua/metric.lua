@@ -1,0 +1,98 @@
+-- Metrics against their formulas, computed here from the logits.
+local pb, check = require "patchbay", require "patchbay.check"
+
+local model = pb.load "facts"
+local run = model:run "The Eiffel Tower is located in the city of"
+local other = run:fork "The Roman Forum is located in the city of"
+local logits = run.logits
+local paris, rome, berlin = model:token " Paris", model:token " Rome", model:token " Berlin"
+
+local function log_probs(r, pos) return r.logits:select(0, pos):log_softmax(0) end
+
+check.test("metrics equal their formulas at the last position", function()
+  local last, lp = logits:select(0, -1), log_probs(run, -1)
+  check.close(pb.metric.logit(" Paris")(run), last:get(paris), 1e-5)
+  check.close(pb.metric.logit { " Paris", " Rome" } (run), (last:get(paris) + last:get(rome)) / 2, 1e-5)
+  check.close(pb.metric.logit_diff(" Paris", { " Rome", " Berlin" })(run), last:get(paris) - (last:get(rome) + last:get(berlin)) / 2, 1e-5)
+  check.close(pb.metric.prob(" Paris")(run), math.exp(lp:get(paris)), 1e-6)
+  check.close(pb.metric.prob { " Paris", " Rome" } (run), math.exp(lp:get(paris)) + math.exp(lp:get(rome)), 1e-6)
+  check.close(pb.metric.log_prob(" Rome")(run), lp:get(rome), 1e-4)
+  check.close(pb.metric.log_prob { " Rome", " Berlin" } (run), math.log(math.exp(lp:get(rome)) + math.exp(lp:get(berlin))), 1e-4)
+  check.close(pb.metric.prob_diff(" Paris", " Rome")(run), math.exp(lp:get(paris)) - math.exp(lp:get(rome)), 1e-6)
+  check.eq(pb.metric.rank(" Paris")(run), 0.0)
+  check.eq(pb.metric.rank(" Rome")(run), last:gt(last:get(rome)):sum())
+end)
+
+check.test("nll is of the prompt's own tokens, kl of the whole prediction", function()
+  local tokens, sum = run.tokens, 0
+  for p = 0, #run - 2 do sum = sum - log_probs(run, p):get(tokens[p + 2]) end
+  check.close(pb.metric.nll()(run), sum / (#run - 1), 1e-5)
+  check.close(pb.metric.nll { pos = 3 }(run), -log_probs(run, 3):get(tokens[5]), 1e-5)
+  local p, q = log_probs(run, -1), log_probs(other, -1)
+  check.close(pb.metric.kl(run)(other), (p:exp() * (p - q)):sum(), 1e-4)
+  check.close(pb.metric.kl(run)(run), 0, 1e-6)
+  check.raises(function() pb.metric.nll { pos = -1 }(run) end)
+end)
+
+check.test("positions: one, several (their mean), all, from the end", function()
+  check.close(pb.metric.logit(" Paris", { pos = 3 })(run), logits:get(3, paris), 1e-5)
+  check.close(pb.metric.logit(" Paris", { pos = -2 })(run), logits:get(10, paris), 1e-5)
+  check.close(pb.metric.logit(" Paris", { pos = { 1, 2, 11 } })(run), (logits:get(1, paris) + logits:get(2, paris) + logits:get(11, paris)) / 3, 1e-5)
+  check.close(pb.metric.logit(" Paris", { pos = "all" })(run), logits:select(1, paris):mean(), 1e-5)
+  check.raises(function() pb.metric.logit(" Paris", { pos = 12 })(run) end, "12")
+  check.raises(function() pb.metric.logit(" Paris", { pos = "end" }) end, "pos")
+  check.raises(function() pb.metric.logit(" Paris", { poss = 1 }) end, "did you mean 'pos'")
+end)
+
+check.test("a metric of your own sees the logits at its positions and the run", function()
+  local seen
+  local metric = pb.metric.fn(function(l, r)
+    seen = { l.shape, r.text, #r }
+    return l:get(0, paris) - l:get(1, rome)
+  end, { pos = { 2, -1 } })
+  check.close(metric(run), logits:get(2, paris) - logits:get(11, rome), 1e-5)
+  check.eq(seen, { { 2, 2048 }, run.text, 12 })
+  local calls = 0
+  local counted = pb.metric.fn(function(l) calls = calls + 1; return l:select(0, 0):max() end)
+  local variants = { {}, { { site = "resid_post", layer = 5, scale = 2 } }, { { site = "z", layer = 1, zero = true } } }
+  local values = run:measure(variants, counted)
+  for i, variant in ipairs(variants) do check.close(values:get(i - 1), run:patched(variant).logits:select(0, -1):max(), 1e-4) end
+  check.eq(pb.metric.fn(function(l) return l:select(0, 0):narrow(0, 3, 1) end)(run), logits:get(11, 3), "a tensor of one element")
+end)
+
+check.test("errors in a metric's function carry the recipe's line", function()
+  check.raises(function() pb.metric.fn(function() error "boo" end)(run) end, "metric.lua:", "boo")
+  check.raises(function() pb.metric.fn(function() return {} end)(run) end, "must return a number", "a table")
+  local object = setmetatable({}, { __tostring = function() return "an object" end })
+  local ok, err = pcall(pb.metric.fn(function() error(object) end), run)
+  check.ok(not ok and err == object, "the error's own value comes back")
+  check.raises(function() pb.metric.fn(3) end, "function(logits, run)")
+end)
+
+check.test("answers: texts, ids, lists; else an error", function()
+  check.eq(pb.metric.prob(paris)(run), pb.metric.prob(" Paris")(run))
+  check.raises(function() pb.metric.prob(" Parisian")(run) end, "2 tokens", "' Paris'", "'ian'")
+  check.raises(function() pb.metric.prob(2048)(run) end, "2048")
+  check.raises(function() pb.metric.prob {} end, "empty")
+  check.raises(function() pb.metric.prob() end, "answers")
+  check.raises(function() pb.metric.prob { true } end, "token")
+  check.raises(function() pb.metric.logit_diff(" Paris") end, "wrong")
+  check.raises(function() pb.metric.rank { " Paris", " Rome" } end, "one token")
+  check.raises(function() pb.metric.kl(model) end, "run")
+  check.raises(function() run:measure({ {} }, "logit_diff") end, "pairs", "pb.metric.logit_diff")
+  check.raises(function() run:measure({ {} }, 3) end, "expected a metric")
+  check.raises(function() return pb.metric.props end, "props")
+end)
+
+check.test("metrics say what they are, and one serves several models", function()
+  local metric = pb.metric.logit_diff(" Paris", { " Rome", 7 }, { pos = 3 })
+  check.eq({ metric.kind, metric.answers, metric.wrong, metric.pos }, { "logit_diff", { " Paris" }, { " Rome", 7 }, 3 })
+  check.eq(tostring(metric), "logit_diff(' Paris', {' Rome', 7})")
+  check.eq(tostring(pb.metric.nll()), "nll")
+  local list = metric.answers
+  list[1] = " Berlin"
+  check.eq(metric.answers, { " Paris" })
+  local again = pb.load "facts"
+  check.eq(pb.metric.prob(" Paris")(again:run(run.tokens)), pb.metric.prob(" Paris")(run))
+  check.raises(function() pb.metric.kl(run)(again:run(run.tokens)) end, "another model")
+end)
