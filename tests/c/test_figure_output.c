@@ -289,6 +289,7 @@ static void render__no_font__says_what_to_install(void **state) {
         if (status == PB_OK)
             status = pb_figure_render(figure, PB_FIGURE_PNG, NULL, 0, &bytes, &size, &err);
         pb_figure_unref(figure);
+        free(folder);
         _exit(status == PB_ERR_IO && strstr(err.message, "fonts-dejavu-core") ? 0 : 1);
     }
     int result = 0;
