@@ -4,7 +4,7 @@
 
 #include "figure/draw.h"
 
-enum { HEIGHT = 180, LEGEND_GAP = 12, LEGEND_WRAP = 150, SWATCH = 9, ROW_GAP = 4, WORD_LIMIT = 66 };
+enum { HEIGHT = 180, LEGEND_GAP = 12, LEGEND_WRAP = 150, SWATCH = 9, ROW_GAP = 4, WORD_LIMIT = 66, PAGE = 480 };
 
 /* Bars get between 6 and 26 points each, and their group a gap of a third. */
 static double group_pitch(const pb_bar_plot *p) {
@@ -68,7 +68,7 @@ void pb_bars_plan(pb_type *type, pb_plan *plan) {
     }
     for (size_t g = 0; p->group_labels && g < p->groups; g++) { /* labels break between words if a word fits */
         double word = pb_type_measure(type, PB_STYLE_LABEL, p->group_labels[g], 1).width;
-        if (word + 8 <= WORD_LIMIT)
+        if (word + 8 <= WORD_LIMIT && (word + 8) * (double)p->groups <= PAGE)
             pitch = fmax(pitch, word + 8);
     }
     plan->box = (pb_box){.width = pitch * (double)p->groups, .height = HEIGHT};

@@ -71,7 +71,8 @@ double pb_axis_position(const pb_axis_plan *axis, double value);
 /* Range, ticks. data low <= high. range NULL: widened to nice numbers. */
 void pb_axis_plan_make(pb_axis_plan *axis, double low, double high, const double *range, bool log, bool whole,
                        int wanted);
-/* Titles around any plot area: grows box, which has room for everything else at the sides but not below, for them. pb_titles_draw draws them at the same places. */
+/* Titles around any plot area: grows box for them, which has the room for labels and whatever stands at the right.
+ * What lies below the x title is added to box.bottom afterwards. pb_titles_draw draws them at the same places. */
 void pb_titles_box(pb_type *type, pb_plan *plan);
 void pb_titles_draw(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, double y);
 /* n labels, pitch apart, below a plot. */

@@ -20,6 +20,8 @@ static void choose_cells(const pb_heat *heat, size_t n_panels, pb_plan *plan) {
     double rows = (double)heat->rows.n, cols = (double)heat->cols.n;
     if (heat->square) {
         double size = rows <= 10 ? 18 : rows <= 40 ? fmax(12, 190 / rows) : clamp(480 / rows, 0.5, 12);
+        if (n_panels > 6) /* the heads of a model side by side */
+            size = fmin(size, 12);
         plan->cell_width = plan->cell_height = sharp(size);
         return;
     }
