@@ -29,8 +29,8 @@ const json_t *pb_config_get(const pb_loading *loading, const char *keys, char *n
     }
 }
 
-pb_status pb_config_size(const pb_loading *loading, const char *keys, int64_t low, int64_t high, int64_t fallback, int64_t *out,
-                         pb_error *err) {
+pb_status pb_config_size(const pb_loading *loading, const char *keys, int64_t low, int64_t high, int64_t fallback,
+                         int64_t *out, pb_error *err) {
     char key[64];
     if (!pb_config_get(loading, keys, key, sizeof key)) {
         *out = fallback;
@@ -46,7 +46,8 @@ pb_status pb_config_flag(const pb_loading *loading, pb_flag_key flag, bool *out,
     return pb_json_bool_or(loading->config, loading->config_path, flag.key, flag.fallback, out, err);
 }
 
-pb_status pb_config_number(const pb_loading *loading, const char *key, double fallback, double null_value, double *out, pb_error *err) {
+pb_status pb_config_number(const pb_loading *loading, const char *key, double fallback, double null_value, double *out,
+                           pb_error *err) {
     const json_t *value = json_object_get(loading->config, key);
     if (!value || json_is_null(value)) {
         *out = value ? null_value : fallback;
@@ -55,7 +56,8 @@ pb_status pb_config_number(const pb_loading *loading, const char *key, double fa
     double number;
     PB_TRY(pb_json_number(loading->config, loading->config_path, key, &number, err));
     if (!isfinite(number) || fabs(number) > 1e30)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: %s is %g, which is not a usable number", loading->config_path, key, number);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: %s is %g, which is not a usable number", loading->config_path, key,
+                       number);
     *out = number;
     return PB_OK;
 }
@@ -113,7 +115,8 @@ static pb_status read_size(pb_loading *loading, pb_size_key key, int64_t high, i
     if (pb_config_get(loading, key.keys, name, sizeof name))
         PB_TRY(pb_json_int(loading->config, loading->config_path, name, 1, high, &value, err));
     else if (key.fallback)
-        pb_strbuf_printf(&loading->assumed, "%s%s %lld", loading->assumed.length ? ", " : "", name, (long long)key.fallback);
+        pb_strbuf_printf(&loading->assumed, "%s%s %lld", loading->assumed.length ? ", " : "", name,
+                         (long long)key.fallback);
     *out = (int)value;
     return PB_OK;
 }
@@ -134,8 +137,9 @@ static pb_status read_sizes(pb_loading *loading, pb_error *err) {
     bool assumed = loading->assumed.length > 0;
     if (!spec->d_head) {
         if (spec->d_model % spec->heads != 0)
-            return pb_fail(err, PB_ERR_FORMAT, "%s: the width %d cannot be divided among %d heads%s%.300s%s", loading->config_path,
-                           spec->d_model, spec->heads, assumed ? " (not said there, and so the default of the family: " : "",
+            return pb_fail(err, PB_ERR_FORMAT, "%s: the width %d cannot be divided among %d heads%s%.300s%s",
+                           loading->config_path, spec->d_model, spec->heads,
+                           assumed ? " (not said there, and so the default of the family: " : "",
                            assumed ? loading->assumed.text : "", assumed ? ")" : "");
         spec->d_head = spec->d_model / spec->heads;
     }
@@ -149,16 +153,18 @@ static pb_status read_sizes(pb_loading *loading, pb_error *err) {
 static pb_status check_sizes(const pb_loading *loading, pb_error *err) {
     const pb_spec *spec = loading->spec;
     if (spec->kv_heads > spec->heads || spec->heads % spec->kv_heads != 0)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: %d heads cannot be divided among %d key/value heads", loading->config_path, spec->heads,
-                       spec->kv_heads);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: %d heads cannot be divided among %d key/value heads",
+                       loading->config_path, spec->heads, spec->kv_heads);
     if ((int64_t)spec->heads * spec->d_head > 1 << 24)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: %d heads of %d dimensions are more than Patchbay accepts (2^24 together)",
+        return pb_fail(err, PB_ERR_FORMAT,
+                       "%s: %d heads of %d dimensions are more than Patchbay accepts (2^24 together)",
                        loading->config_path, spec->heads, spec->d_head);
     for (int i = 0; i < spec->n_rotaries; i++) {
         int dims = spec->rotaries[i].dims;
         if (dims < 2 || dims % 2 != 0 || dims > spec->d_head)
             return pb_fail(err, PB_ERR_FORMAT,
-                           "%s: rotation of %d of the %d dimensions of a head: the number must be even, at least 2, at most the head's",
+                           "%s: rotation of %d of the %d dimensions of a head: the number must be even, at least 2, at "
+                           "most the head's",
                            loading->config_path, dims, spec->d_head);
     }
     return PB_OK;
@@ -182,8 +188,9 @@ static pb_status layer_type(const pb_loading *loading, const json_t *types, int 
     *sliding = name && strcmp(name, "sliding_attention") == 0;
     if (full || *sliding)
         return PB_OK;
-    return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: layer_types[%d] is '%s'; known are full_attention and sliding_attention",
-                   loading->config_path, layer, name ? name : "not a text");
+    return pb_fail(err, PB_ERR_UNSUPPORTED,
+                   "%s: layer_types[%d] is '%s'; known are full_attention and sliding_attention", loading->config_path,
+                   layer, name ? name : "not a text");
 }
 
 static pb_status read_layers(pb_loading *loading, pb_error *err) {
@@ -196,15 +203,16 @@ static pb_status read_layers(pb_loading *loading, pb_error *err) {
     if (loading->family->layer_types)
         PB_TRY(pb_json_array_or(loading->config, loading->config_path, "layer_types", &types, err));
     if (types && json_array_size(types) != (size_t)spec->layers)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: layer_types has %zu entries, but there are %d layers", loading->config_path,
-                       json_array_size(types), spec->layers);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: layer_types has %zu entries, but there are %d layers",
+                       loading->config_path, json_array_size(types), spec->layers);
     for (int i = 0; i < spec->layers; i++) {
         pb_layer *layer = &spec->layer[i];
         bool sliding = loading->family->sliding && loading->window && loading->family->sliding(loading, i);
         if (types) {
             PB_TRY(layer_type(loading, types, i, &sliding, err));
             if (sliding && !loading->window)
-                return pb_fail(err, PB_ERR_FORMAT, "%s: layer_types[%d] is sliding_attention, but there is no sliding_window",
+                return pb_fail(err, PB_ERR_FORMAT,
+                               "%s: layer_types[%d] is sliding_attention, but there is no sliding_window",
                                loading->config_path, i);
         }
         layer->window = sliding ? loading->window : 0;
@@ -222,8 +230,8 @@ static pb_status read_rotary(pb_loading *loading, pb_error *err) {
     pb_rotary *rotary = pb_model_own(loading->model, 1, sizeof *rotary);
     if (!rotary)
         return pb_fail_memory(err, loading->ctx, sizeof *rotary, "the rotary embedding");
-    PB_TRY(pb_rotary_read(loading, "full_attention", true, family->theta_key ? family->theta_key : "rope_theta", family->theta, rotary,
-                          err));
+    PB_TRY(pb_rotary_read(loading, "full_attention", true, family->theta_key ? family->theta_key : "rope_theta",
+                          family->theta, rotary, err));
     spec->rotaries = rotary;
     spec->n_rotaries = 1;
     return PB_OK;
@@ -273,7 +281,8 @@ static pb_status read_switches(pb_loading *loading, pb_error *err) {
     if (family->eps_key)
         PB_TRY(pb_config_number(loading, family->eps_key, family->eps, family->eps, &eps, err));
     if (eps < 0.0 || eps > 1e6)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: %s is %g; a small positive number was expected", loading->config_path, family->eps_key, eps);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: %s is %g; a small positive number was expected", loading->config_path,
+                       family->eps_key, eps);
     const char *act = family->act;
     if (family->act_key)
         PB_TRY(pb_json_string_or(loading->config, loading->config_path, family->act_key, family->act, &act, err));
@@ -287,7 +296,8 @@ pb_status pb_config_read(pb_loading *loading, pb_error *err) {
     const pb_family *family = loading->family;
     pb_spec *spec = loading->spec;
     if (json_is_object(json_object_get(loading->config, "quantization_config")))
-        return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: the weights are quantised (quantization_config); Patchbay reads f32, f16 and bf16",
+        return pb_fail(err, PB_ERR_UNSUPPORTED,
+                       "%s: the weights are quantised (quantization_config); Patchbay reads f32, f16 and bf16",
                        loading->config_path);
     loading->names = family->names;
     loading->block = family->block;

@@ -4,9 +4,12 @@
 
 #include <string.h>
 
-#define SIZE(...) {__VA_ARGS__}
-#define ALWAYS {NULL, true}
-#define NEVER {NULL, false}
+#define SIZE(...)                                                                                                      \
+    { __VA_ARGS__ }
+#define ALWAYS                                                                                                         \
+    { NULL, true }
+#define NEVER                                                                                                          \
+    { NULL, false }
 
 /* Names that Llama began and most later families took over. */
 #define LLAMA_ATTENTION                                                                                                \
@@ -15,7 +18,8 @@
 #define LLAMA_OUTER                                                                                                    \
     .embed = "model.embed_tokens", .ln_final = "model.norm", .unembed = "lm_head", .layer = "model.layers.%d."
 #define LLAMA_NORMS .ln1 = "input_layernorm", .ln2 = "post_attention_layernorm"
-#define LLAMA_BUFFERS {"self_attn.rotary_emb.inv_freq"}
+#define LLAMA_BUFFERS                                                                                                  \
+    { "self_attn.rotary_emb.inv_freq" }
 #define SANDWICH_NORMS                                                                                                 \
     .ln1 = "input_layernorm", .ln1_post = "post_attention_layernorm", .ln2 = "pre_feedforward_layernorm",              \
     .ln2_post = "post_feedforward_layernorm"
@@ -31,9 +35,17 @@ static const pb_family families[] = {
     {
         .model_type = "gpt2",
         .prefix = "transformer.",
-        .names = {.embed = "transformer.wte", .pos_embed = "transformer.wpe", .ln_final = "transformer.ln_f", .unembed = "lm_head",
-                  .layer = "transformer.h.%d.", .ln1 = "ln_1", .ln2 = "ln_2", .qkv = "attn.c_attn", .o = "attn.c_proj",
-                  .mlp_in = "mlp.c_fc", .mlp_out = "mlp.c_proj"},
+        .names = {.embed = "transformer.wte",
+                  .pos_embed = "transformer.wpe",
+                  .ln_final = "transformer.ln_f",
+                  .unembed = "lm_head",
+                  .layer = "transformer.h.%d.",
+                  .ln1 = "ln_1",
+                  .ln2 = "ln_2",
+                  .qkv = "attn.c_attn",
+                  .o = "attn.c_proj",
+                  .mlp_in = "mlp.c_fc",
+                  .mlp_out = "mlp.c_proj"},
         .buffers = {"attn.bias", "attn.masked_bias"},
         .layers = SIZE("n_layer|num_hidden_layers", 12),
         .width = SIZE("n_embd|hidden_size", 768),
@@ -60,9 +72,18 @@ static const pb_family families[] = {
     {
         .model_type = "gpt_neo",
         .prefix = "transformer.",
-        .names = {.embed = "transformer.wte", .pos_embed = "transformer.wpe", .ln_final = "transformer.ln_f", .unembed = "lm_head",
-                  .layer = "transformer.h.%d.", .ln1 = "ln_1", .ln2 = "ln_2", .q = "attn.attention.q_proj",
-                  .k = "attn.attention.k_proj", .v = "attn.attention.v_proj", .o = "attn.attention.out_proj", .mlp_in = "mlp.c_fc",
+        .names = {.embed = "transformer.wte",
+                  .pos_embed = "transformer.wpe",
+                  .ln_final = "transformer.ln_f",
+                  .unembed = "lm_head",
+                  .layer = "transformer.h.%d.",
+                  .ln1 = "ln_1",
+                  .ln2 = "ln_2",
+                  .q = "attn.attention.q_proj",
+                  .k = "attn.attention.k_proj",
+                  .v = "attn.attention.v_proj",
+                  .o = "attn.attention.out_proj",
+                  .mlp_in = "mlp.c_fc",
                   .mlp_out = "mlp.c_proj"},
         .buffers = {"attn.attention.bias", "attn.attention.masked_bias"},
         .layers = SIZE("num_layers|num_hidden_layers", 24),
@@ -88,9 +109,17 @@ static const pb_family families[] = {
     {
         .model_type = "gptj",
         .prefix = "transformer.",
-        .names = {.embed = "transformer.wte", .ln_final = "transformer.ln_f", .unembed = "lm_head", .layer = "transformer.h.%d.",
-                  .ln1 = "ln_1", .q = "attn.q_proj", .k = "attn.k_proj", .v = "attn.v_proj", .o = "attn.out_proj",
-                  .mlp_in = "mlp.fc_in", .mlp_out = "mlp.fc_out"},
+        .names = {.embed = "transformer.wte",
+                  .ln_final = "transformer.ln_f",
+                  .unembed = "lm_head",
+                  .layer = "transformer.h.%d.",
+                  .ln1 = "ln_1",
+                  .q = "attn.q_proj",
+                  .k = "attn.k_proj",
+                  .v = "attn.v_proj",
+                  .o = "attn.out_proj",
+                  .mlp_in = "mlp.fc_in",
+                  .mlp_out = "mlp.fc_out"},
         .buffers = {"attn.bias", "attn.masked_bias", "attn.embed_positions"},
         .layers = SIZE("n_layer|num_hidden_layers", 28),
         .width = SIZE("n_embd|hidden_size", 4096),
@@ -119,9 +148,15 @@ static const pb_family families[] = {
     {
         .model_type = "gpt_neox",
         .prefix = "gpt_neox.",
-        .names = {.embed = "gpt_neox.embed_in", .ln_final = "gpt_neox.final_layer_norm", .unembed = "embed_out",
-                  .layer = "gpt_neox.layers.%d.", LLAMA_NORMS, .qkv = "attention.query_key_value", .o = "attention.dense",
-                  .mlp_in = "mlp.dense_h_to_4h", .mlp_out = "mlp.dense_4h_to_h"},
+        .names = {.embed = "gpt_neox.embed_in",
+                  .ln_final = "gpt_neox.final_layer_norm",
+                  .unembed = "embed_out",
+                  .layer = "gpt_neox.layers.%d.",
+                  LLAMA_NORMS,
+                  .qkv = "attention.query_key_value",
+                  .o = "attention.dense",
+                  .mlp_in = "mlp.dense_h_to_4h",
+                  .mlp_out = "mlp.dense_4h_to_h"},
         .buffers = {"attention.bias", "attention.masked_bias", "attention.rotary_emb.inv_freq"},
         LLAMA_SIZES(44, 6144, 64, 24576, 50432, 2048),
         .act_key = "hidden_act",
@@ -147,11 +182,21 @@ static const pb_family families[] = {
     {
         .model_type = "opt",
         .prefix = "model.",
-        .names = {.embed = "model.decoder.embed_tokens", .pos_embed = "model.decoder.embed_positions",
-                  .project_in = "model.decoder.project_in", .project_out = "model.decoder.project_out",
-                  .ln_final = "model.decoder.final_layer_norm", .unembed = "lm_head", .layer = "model.decoder.layers.%d.",
-                  .ln1 = "self_attn_layer_norm", .ln2 = "final_layer_norm", .q = "self_attn.q_proj", .k = "self_attn.k_proj",
-                  .v = "self_attn.v_proj", .o = "self_attn.out_proj", .mlp_in = "fc1", .mlp_out = "fc2"},
+        .names = {.embed = "model.decoder.embed_tokens",
+                  .pos_embed = "model.decoder.embed_positions",
+                  .project_in = "model.decoder.project_in",
+                  .project_out = "model.decoder.project_out",
+                  .ln_final = "model.decoder.final_layer_norm",
+                  .unembed = "lm_head",
+                  .layer = "model.decoder.layers.%d.",
+                  .ln1 = "self_attn_layer_norm",
+                  .ln2 = "final_layer_norm",
+                  .q = "self_attn.q_proj",
+                  .k = "self_attn.k_proj",
+                  .v = "self_attn.v_proj",
+                  .o = "self_attn.out_proj",
+                  .mlp_in = "fc1",
+                  .mlp_out = "fc2"},
         .layers = SIZE("num_hidden_layers", 12),
         .width = SIZE("hidden_size", 768),
         .heads = SIZE("num_attention_heads", 12),
@@ -174,9 +219,15 @@ static const pb_family families[] = {
     {
         .model_type = "bloom",
         .prefix = "transformer.",
-        .names = {.embed = "transformer.word_embeddings", .embed_norm = "transformer.word_embeddings_layernorm",
-                  .ln_final = "transformer.ln_f", .unembed = "lm_head", .layer = "transformer.h.%d.", LLAMA_NORMS,
-                  .qkv = "self_attention.query_key_value", .o = "self_attention.dense", .mlp_in = "mlp.dense_h_to_4h",
+        .names = {.embed = "transformer.word_embeddings",
+                  .embed_norm = "transformer.word_embeddings_layernorm",
+                  .ln_final = "transformer.ln_f",
+                  .unembed = "lm_head",
+                  .layer = "transformer.h.%d.",
+                  LLAMA_NORMS,
+                  .qkv = "self_attention.query_key_value",
+                  .o = "self_attention.dense",
+                  .mlp_in = "mlp.dense_h_to_4h",
                   .mlp_out = "mlp.dense_4h_to_h"},
         .layers = SIZE("n_layer|num_hidden_layers", 2),
         .width = SIZE("n_embed|hidden_size", 64),
@@ -276,7 +327,8 @@ static const pb_family families[] = {
     {
         .model_type = "qwen3",
         .prefix = "model.",
-        .names = {LLAMA_OUTER, LLAMA_NORMS, LLAMA_ATTENTION, LLAMA_MLP, .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm"},
+        .names = {LLAMA_OUTER, LLAMA_NORMS, LLAMA_ATTENTION, LLAMA_MLP, .q_norm = "self_attn.q_norm",
+                  .k_norm = "self_attn.k_norm"},
         .buffers = LLAMA_BUFFERS,
         LLAMA_SIZES(32, 4096, 32, 22016, 151936, 32768),
         .kv_heads = SIZE("num_key_value_heads", 32),
@@ -370,7 +422,8 @@ static const pb_family families[] = {
     {
         .model_type = "gemma3_text",
         .prefix = "model.",
-        .names = {LLAMA_OUTER, SANDWICH_NORMS, LLAMA_ATTENTION, LLAMA_MLP, .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm"},
+        .names = {LLAMA_OUTER, SANDWICH_NORMS, LLAMA_ATTENTION, LLAMA_MLP, .q_norm = "self_attn.q_norm",
+                  .k_norm = "self_attn.k_norm"},
         .buffers = LLAMA_BUFFERS,
         LLAMA_SIZES(26, 2304, 8, 9216, 262208, 131072),
         .kv_heads = SIZE("num_key_value_heads", 4),
@@ -398,9 +451,18 @@ static const pb_family families[] = {
     {
         .model_type = "phi",
         .prefix = "model.",
-        .names = {.embed = "model.embed_tokens", .ln_final = "model.final_layernorm", .unembed = "lm_head", .layer = "model.layers.%d.",
-                  .ln1 = "input_layernorm", .q = "self_attn.q_proj", .k = "self_attn.k_proj", .v = "self_attn.v_proj",
-                  .o = "self_attn.dense", .q_norm = "self_attn.q_layernorm", .k_norm = "self_attn.k_layernorm", .mlp_in = "mlp.fc1",
+        .names = {.embed = "model.embed_tokens",
+                  .ln_final = "model.final_layernorm",
+                  .unembed = "lm_head",
+                  .layer = "model.layers.%d.",
+                  .ln1 = "input_layernorm",
+                  .q = "self_attn.q_proj",
+                  .k = "self_attn.k_proj",
+                  .v = "self_attn.v_proj",
+                  .o = "self_attn.dense",
+                  .q_norm = "self_attn.q_layernorm",
+                  .k_norm = "self_attn.k_layernorm",
+                  .mlp_in = "mlp.fc1",
                   .mlp_out = "mlp.fc2"},
         .buffers = LLAMA_BUFFERS,
         LLAMA_SIZES(24, 2048, 32, 8192, 51200, 2048),
@@ -429,8 +491,8 @@ static const pb_family families[] = {
     {
         .model_type = "phi3",
         .prefix = "model.",
-        .names = {LLAMA_OUTER, LLAMA_NORMS, .qkv = "self_attn.qkv_proj", .o = "self_attn.o_proj", .mlp_gate_up = "mlp.gate_up_proj",
-                  .mlp_out = "mlp.down_proj"},
+        .names = {LLAMA_OUTER, LLAMA_NORMS, .qkv = "self_attn.qkv_proj", .o = "self_attn.o_proj",
+                  .mlp_gate_up = "mlp.gate_up_proj", .mlp_out = "mlp.down_proj"},
         .buffers = LLAMA_BUFFERS,
         LLAMA_SIZES(32, 3072, 32, 8192, 32064, 4096),
         GROUPED_HEADS(0),
@@ -470,8 +532,8 @@ static const pb_family families[] = {
     {
         .model_type = "olmo2",
         .prefix = "model.",
-        .names = {LLAMA_OUTER, .ln1_post = "post_attention_layernorm", .ln2_post = "post_feedforward_layernorm", LLAMA_ATTENTION, LLAMA_MLP,
-                  .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm"},
+        .names = {LLAMA_OUTER, .ln1_post = "post_attention_layernorm", .ln2_post = "post_feedforward_layernorm",
+                  LLAMA_ATTENTION, LLAMA_MLP, .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm"},
         .buffers = LLAMA_BUFFERS,
         LLAMA_SIZES(32, 4096, 32, 11008, 50304, 2048),
         GROUPED_HEADS(0),
@@ -560,9 +622,15 @@ static const pb_family families[] = {
     {
         .model_type = "falcon",
         .prefix = "transformer.",
-        .names = {.embed = "transformer.word_embeddings", .ln_final = "transformer.ln_f", .unembed = "lm_head",
-                  .layer = "transformer.h.%d.", LLAMA_NORMS, .qkv = "self_attention.query_key_value", .o = "self_attention.dense",
-                  .mlp_in = "mlp.dense_h_to_4h", .mlp_out = "mlp.dense_4h_to_h"},
+        .names = {.embed = "transformer.word_embeddings",
+                  .ln_final = "transformer.ln_f",
+                  .unembed = "lm_head",
+                  .layer = "transformer.h.%d.",
+                  LLAMA_NORMS,
+                  .qkv = "self_attention.query_key_value",
+                  .o = "self_attention.dense",
+                  .mlp_in = "mlp.dense_h_to_4h",
+                  .mlp_out = "mlp.dense_4h_to_h"},
         .buffers = {"self_attention.rotary_emb.inv_freq", "self_attention.maybe_rotary.inv_freq"},
         .layers = SIZE("num_hidden_layers|n_layer", 32),
         .width = SIZE("n_embed|hidden_size", 4544),
@@ -615,13 +683,9 @@ static const pb_family families[] = {
     },
 };
 
-size_t pb_family_count(void) {
-    return sizeof families / sizeof families[0];
-}
+size_t pb_family_count(void) { return sizeof families / sizeof families[0]; }
 
-const pb_family *pb_family_at(size_t i) {
-    return &families[i];
-}
+const pb_family *pb_family_at(size_t i) { return &families[i]; }
 
 const pb_family *pb_family_find(const char *model_type) {
     for (size_t i = 0; i < pb_family_count(); i++) {

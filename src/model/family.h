@@ -28,7 +28,7 @@ typedef enum pb_qkv_layout {
     PB_QKV_SEPARATE, /* three tensors */
     PB_QKV_COLUMNS,  /* one [in, q | k | v], GPT-2's Conv1D */
     PB_QKV_ROWS,     /* one [q | k | v, in] */
-    PB_QKV_GROUPED   /* one, per key/value head: its query heads, then k, then v (NeoX, Bloom and Falcon are cases of it) */
+    PB_QKV_GROUPED /* one, per key/value head: its query heads, then k, then v (NeoX, Bloom and Falcon are cases of it) */
 } pb_qkv_layout;
 
 /* Names of weights. Those of a layer lack the layer's prefix and hold no number, but for the experts' and per-head norms'
@@ -81,13 +81,14 @@ typedef struct pb_family {
     double theta;
     bool gated, in_major;
     pb_qkv_layout qkv;
-    bool embed_scale_sqrt;  /* Gemma */
+    bool embed_scale_sqrt; /* Gemma */
     /* keys j with query - j < window. sliding: which layers have one; NULL: none has. */
     int64_t window; /* default of "sliding_window"; 0: none */
     bool (*sliding)(const pb_loading *loading, int layer);
     bool layer_types; /* a "layer_types" list overrules `sliding` */
 
-    pb_status (*adapt)(pb_loading *loading, pb_error *err); /* what fields cannot say; runs after everything above is read */
+    pb_status (*adapt)(pb_loading *loading,
+                       pb_error *err); /* what fields cannot say; runs after everything above is read */
 } pb_family;
 
 const pb_family *pb_family_find(const char *model_type); /* NULL if unknown */

@@ -20,18 +20,21 @@ static pb_status has_file(const pb_loading *loading, const char *name, bool *the
 }
 
 static pb_status no_weights(const pb_loading *loading, pb_error *err) {
-    static const char *const others[] = {"pytorch_model.bin", "pytorch_model.bin.index.json", "model.gguf", "tf_model.h5", "flax_model.msgpack",
-                                         "adapter_model.safetensors"};
+    static const char *const others[] = {"pytorch_model.bin",  "pytorch_model.bin.index.json",
+                                         "model.gguf",         "tf_model.h5",
+                                         "flax_model.msgpack", "adapter_model.safetensors"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         bool there;
         PB_TRY(has_file(loading, others[i], &there, err));
         if (there)
-            return pb_fail(err, PB_ERR_UNSUPPORTED,
-                           "'%s' has %s but no %s: that format is not supported; save the model again with transformers' "
-                           "save_pretrained, which writes safetensors",
-                           loading->model->folder, others[i], single_name);
+            return pb_fail(
+                err, PB_ERR_UNSUPPORTED,
+                "'%s' has %s but no %s: that format is not supported; save the model again with transformers' "
+                "save_pretrained, which writes safetensors",
+                loading->model->folder, others[i], single_name);
     }
-    return pb_fail(err, PB_ERR_IO, "'%s' has no weights: neither %s nor %s is there", loading->model->folder, single_name, index_name);
+    return pb_fail(err, PB_ERR_IO, "'%s' has no weights: neither %s nor %s is there", loading->model->folder,
+                   single_name, index_name);
 }
 
 /* Adds a file to the model's list, which has room for it. */
@@ -56,7 +59,9 @@ static pb_status open_file(pb_loading *loading, const char *name, pb_error *err)
 
 static pb_status reserve_files(pb_loading *loading, size_t n, pb_error *err) {
     loading->model->files = pb_alloc(loading->ctx, n, sizeof *loading->model->files);
-    return loading->model->files ? PB_OK : pb_fail_memory(err, loading->ctx, n * sizeof *loading->model->files, "the list of weight files");
+    return loading->model->files
+               ? PB_OK
+               : pb_fail_memory(err, loading->ctx, n * sizeof *loading->model->files, "the list of weight files");
 }
 
 static pb_weight_file *find_file(const pb_model *model, const char *name) {
@@ -75,7 +80,8 @@ static pb_status open_shards(pb_loading *loading, const char *index_path, const 
     json_object_foreach((json_t *)(uintptr_t)map, tensor, value) {
         const char *name = json_string_value(value);
         if (!name || !*name || strchr(name, '/') || strchr(name, '\\'))
-            return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map gives tensor '%.200s' no plain file name", index_path, tensor);
+            return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map gives tensor '%.200s' no plain file name", index_path,
+                           tensor);
         pb_weight_file *file = find_file(loading->model, name);
         if (!file) {
             if (loading->model->n_files == SHARDS_MAX)
@@ -86,7 +92,8 @@ static pb_status open_shards(pb_loading *loading, const char *index_path, const 
             file = &loading->model->files[loading->model->n_files - 1];
         }
         if (!pb_safetensors_find(file->file, tensor))
-            return pb_fail(err, PB_ERR_FORMAT, "%s: tensor '%.200s' should be in %s, but it is not there", index_path, tensor, name);
+            return pb_fail(err, PB_ERR_FORMAT, "%s: tensor '%.200s' should be in %s, but it is not there", index_path,
+                           tensor, name);
     }
     if (loading->model->n_files == 0)
         return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map is empty", index_path);
@@ -158,5 +165,6 @@ static int name_against(const void *name, const void *weight) {
 }
 
 pb_weight *pb_files_find(const pb_model *model, const char *name) {
-    return model->n_weights ? bsearch(name, model->weights, model->n_weights, sizeof *model->weights, name_against) : NULL;
+    return model->n_weights ? bsearch(name, model->weights, model->n_weights, sizeof *model->weights, name_against)
+                            : NULL;
 }

@@ -31,7 +31,8 @@ bool pb_sliding_pattern(const pb_loading *loading, int layer) {
 
 /* Qwen: layers from max_window_layers on, if switched on at all. */
 bool pb_sliding_upper(const pb_loading *loading, int layer) {
-    return json_is_true(json_object_get(loading->config, "use_sliding_window")) && layer >= whole(loading, "max_window_layers", 28);
+    return json_is_true(json_object_get(loading->config, "use_sliding_window")) &&
+           layer >= whole(loading, "max_window_layers", 28);
 }
 
 static bool rotates(const pb_loading *loading, int layer) {
@@ -66,9 +67,11 @@ static pb_status gpt_neo_kinds(const pb_loading *loading, const json_t *types, i
     pb_spec *spec = loading->spec;
     int layer = 0;
     for (size_t i = 0; i < json_array_size(types); i++) {
-        const json_t *item = json_array_get(types, i), *kinds = json_array_get(item, 0), *times = json_array_get(item, 1);
+        const json_t *item = json_array_get(types, i), *kinds = json_array_get(item, 0),
+                     *times = json_array_get(item, 1);
         if (!json_is_array(kinds) || !json_is_integer(times) || json_integer_value(times) < 0)
-            return pb_fail(err, PB_ERR_FORMAT, "%s: attention_types[%zu] must be a list of kinds and a number", loading->config_path, i);
+            return pb_fail(err, PB_ERR_FORMAT, "%s: attention_types[%zu] must be a list of kinds and a number",
+                           loading->config_path, i);
         int64_t n = json_integer_value(times);
         for (int64_t repeat = 0; repeat < n && layer < spec->layers && json_array_size(kinds) > 0; repeat++) {
             for (size_t k = 0; k < json_array_size(kinds) && layer < spec->layers; k++, layer++) {
@@ -81,8 +84,8 @@ static pb_status gpt_neo_kinds(const pb_loading *loading, const json_t *types, i
         }
     }
     if (layer != spec->layers)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: attention_types gives kinds for %d layers, but there are %d", loading->config_path, layer,
-                       spec->layers);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: attention_types gives kinds for %d layers, but there are %d",
+                       loading->config_path, layer, spec->layers);
     return PB_OK;
 }
 
@@ -105,7 +108,8 @@ pb_status pb_adapt_gptj(pb_loading *loading, pb_error *err) {
     int64_t dims;
     PB_TRY(pb_config_size(loading, "rotary_dim", 2, 1 << 16, 64, &dims, err));
     if (dims % 2 != 0 || dims > spec->d_head)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: rotary_dim is %d; an even number of at most the %d dimensions of a head was expected",
+        return pb_fail(err, PB_ERR_FORMAT,
+                       "%s: rotary_dim is %d; an even number of at most the %d dimensions of a head was expected",
                        loading->config_path, (int)dims, spec->d_head);
     float *inv_freq = pb_model_own(loading->model, (size_t)dims / 2, sizeof *inv_freq);
     pb_rotary *rotary = pb_model_own(loading->model, 1, sizeof *rotary);
@@ -157,10 +161,13 @@ pb_status pb_adapt_falcon(pb_loading *loading, pb_error *err) {
     PB_TRY(pb_config_flag(loading, (pb_flag_key){"alibi", false}, &alibi, err));
     PB_TRY(pb_config_size(loading, "num_ln_in_parallel_attn", 1, 2, grouped ? 2 : 1, &norms, err));
     if (grouped && !parallel)
-        return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: new_decoder_architecture without parallel_attn does not exist", loading->config_path);
+        return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: new_decoder_architecture without parallel_attn does not exist",
+                       loading->config_path);
     if (!grouped)
         spec->kv_heads = single ? 1 : spec->heads;
-    loading->block = !parallel ? PB_BLOCK_SEQUENTIAL : grouped && norms == 2 ? PB_BLOCK_PARALLEL : PB_BLOCK_PARALLEL_SHARED;
+    loading->block = !parallel               ? PB_BLOCK_SEQUENTIAL
+                     : grouped && norms == 2 ? PB_BLOCK_PARALLEL
+                                             : PB_BLOCK_PARALLEL_SHARED;
     if (parallel && norms == 2) {
         loading->names.ln1 = "ln_attn";
         loading->names.ln2 = "ln_mlp";
@@ -192,8 +199,8 @@ pb_status pb_adapt_smollm3(pb_loading *loading, pb_error *err) {
     const json_t *list;
     PB_TRY(pb_json_array_or(loading->config, loading->config_path, "no_rope_layers", &list, err));
     if (list && json_array_size(list) < (size_t)spec->layers)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: no_rope_layers has %zu entries, but there are %d layers", loading->config_path,
-                       json_array_size(list), spec->layers);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: no_rope_layers has %zu entries, but there are %d layers",
+                       loading->config_path, json_array_size(list), spec->layers);
     for (int i = 0; i < spec->layers; i++)
         spec->layer[i].rotary = rotates(loading, i) ? 0 : -1;
     return PB_OK;
@@ -203,20 +210,24 @@ pb_status pb_adapt_smollm3(pb_loading *loading, pb_error *err) {
 pb_status pb_adapt_gemma(pb_loading *loading, pb_error *err) {
     if (loading->spec->act == PB_ACT_GELU)
         loading->spec->act = PB_ACT_GELU_TANH;
-    return pb_config_require(loading, "use_bidirectional_attention", false, "attention to later tokens is not supported", err);
+    return pb_config_require(loading, "use_bidirectional_attention", false,
+                             "attention to later tokens is not supported", err);
 }
 
 pb_status pb_adapt_gemma2(pb_loading *loading, pb_error *err) {
     pb_spec *spec = loading->spec;
     double scalar, cap, final_cap;
-    bool capped = loading->family->norm_place == PB_NORM_SANDWICH && !loading->qk_norm; /* Gemma 3 has neither cap by default */
+    bool capped =
+        loading->family->norm_place == PB_NORM_SANDWICH && !loading->qk_norm; /* Gemma 3 has neither cap by default */
     PB_TRY(pb_config_number(loading, "query_pre_attn_scalar", 256.0, 256.0, &scalar, err));
     PB_TRY(pb_config_number(loading, "attn_logit_softcapping", capped ? 50.0 : 0.0, 0.0, &cap, err));
     PB_TRY(pb_config_number(loading, "final_logit_softcapping", capped ? 30.0 : 0.0, 0.0, &final_cap, err));
-    PB_TRY(pb_config_require(loading, "use_bidirectional_attention", false, "attention to later tokens is not supported", err));
+    PB_TRY(pb_config_require(loading, "use_bidirectional_attention", false,
+                             "attention to later tokens is not supported", err));
     if (scalar <= 0.0 || cap < 0.0 || final_cap < 0.0)
         return pb_fail(err, PB_ERR_FORMAT,
-                       "%s: query_pre_attn_scalar %g, attn_logit_softcapping %g, final_logit_softcapping %g: positive numbers were expected",
+                       "%s: query_pre_attn_scalar %g, attn_logit_softcapping %g, final_logit_softcapping %g: positive "
+                       "numbers were expected",
                        loading->config_path, scalar, cap, final_cap);
     for (int i = 0; i < spec->layers; i++) {
         spec->layer[i].attn_scale = (float)(1.0 / sqrt(scalar));
@@ -246,7 +257,8 @@ pb_status pb_adapt_olmo(pb_loading *loading, pb_error *err) {
     double clip;
     PB_TRY(pb_config_number(loading, "clip_qkv", 0.0, 0.0, &clip, err));
     if (clip < 0.0)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: clip_qkv is %g; a positive number was expected", loading->config_path, clip);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: clip_qkv is %g; a positive number was expected", loading->config_path,
+                       clip);
     loading->spec->clip_qkv = (float)clip;
     return PB_OK;
 }
@@ -266,7 +278,8 @@ pb_status pb_adapt_granite(pb_loading *loading, pb_error *err) {
     PB_TRY(pb_config_number(loading, "residual_multiplier", 1.0, 1.0, &residual, err));
     PB_TRY(pb_config_number(loading, "logits_scaling", 1.0, 1.0, &logits, err));
     if (logits == 0.0)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: logits_scaling is 0, and logits are divided by it", loading->config_path);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: logits_scaling is 0, and logits are divided by it",
+                       loading->config_path);
     for (int i = 0; i < spec->layers; i++)
         spec->layer[i].attn_scale = (float)attention;
     spec->embed_scale = (float)embedding;

@@ -15,9 +15,10 @@ pb_status pb_model_weight(const pb_model *model, const char *name, pb_tensor **o
     for (size_t i = 0; i < model->n_weights; i++)
         pb_suggestion_offer(&near, model->weights[i].entry->name);
     if (near.best)
-        return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' has no weight '%.200s'; did you mean '%s'?", model->name, name, near.best);
-    return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' has no weight '%.200s'; its %zu weights begin with '%s'", model->name, name,
-                   model->n_weights, model->n_weights ? model->weights[0].entry->name : "");
+        return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' has no weight '%.200s'; did you mean '%s'?", model->name, name,
+                       near.best);
+    return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' has no weight '%.200s'; its %zu weights begin with '%s'",
+                   model->name, name, model->n_weights, model->n_weights ? model->weights[0].entry->name : "");
 }
 
 /* ---- shapes of TransformerLens ------------------------------------------------------------------------------------------- */
@@ -87,16 +88,26 @@ static pb_status from_heads(pb_context *ctx, const pb_matrix *w, int64_t heads, 
 }
 
 /* values [n], or `absent` everywhere; as [n], or [heads, n / heads]. */
-static pb_status vector(pb_context *ctx, const float *values, float absent, int64_t n, int64_t heads, pb_tensor **out, pb_error *err) {
+static pb_status vector(pb_context *ctx, const float *values, float absent, int64_t n, int64_t heads, pb_tensor **out,
+                        pb_error *err) {
     const int64_t one[1] = {n}, two[2] = {heads, heads ? n / heads : 0};
     int ndim = heads ? 2 : 1;
     const int64_t *shape = heads ? two : one;
-    return values ? pb_tensor_from_floats(ctx, ndim, shape, values, out, err) : pb_tensor_full(ctx, ndim, shape, absent, out, err);
+    return values ? pb_tensor_from_floats(ctx, ndim, shape, values, out, err)
+                  : pb_tensor_full(ctx, ndim, shape, absent, out, err);
 }
 
 /* ---- names ---------------------------------------------------------------------------------------------------------------- */
 
-typedef enum shape_kind { SHAPE_IN_OUT, SHAPE_BY_HEAD, SHAPE_FROM_HEADS, SHAPE_BIAS, SHAPE_HEAD_BIAS, SHAPE_NORM_WEIGHT, SHAPE_NORM_BIAS } shape_kind;
+typedef enum shape_kind {
+    SHAPE_IN_OUT,
+    SHAPE_BY_HEAD,
+    SHAPE_FROM_HEADS,
+    SHAPE_BIAS,
+    SHAPE_HEAD_BIAS,
+    SHAPE_NORM_WEIGHT,
+    SHAPE_NORM_BIAS
+} shape_kind;
 
 /* What a name within a layer stands for: one of the three. */
 typedef struct parameter {
@@ -107,13 +118,14 @@ typedef struct parameter {
     int64_t width; /* norms */
 } parameter;
 
-static const char *const outer_names[] = {"embed.W_E",  "pos_embed.W_pos", "embed_norm.w", "embed_norm.b", "ln_final.w",
-                                          "ln_final.b", "unembed.W_U",     "unembed.b_U",  "project_in",   "project_out"};
+static const char *const outer_names[] = {"embed.W_E",  "pos_embed.W_pos", "embed_norm.w", "embed_norm.b",
+                                          "ln_final.w", "ln_final.b",      "unembed.W_U",  "unembed.b_U",
+                                          "project_in", "project_out"};
 static const char *const layer_names[] = {
-    "attn.W_Q",      "attn.W_K",      "attn.W_V",      "attn.W_O",      "attn.b_Q", "attn.b_K",   "attn.b_V",   "attn.b_O",
-    "attn.q_norm.w", "attn.q_norm.b", "attn.k_norm.w", "attn.k_norm.b", "mlp.W_in", "mlp.W_gate", "mlp.W_out",  "mlp.b_in",
-    "mlp.b_gate",    "mlp.b_out",     "mlp.W_router",  "ln1.w",         "ln1.b",    "ln2.w",      "ln2.b",      "ln1_post.w",
-    "ln1_post.b",    "ln2_post.w",    "ln2_post.b",
+    "attn.W_Q",  "attn.W_K",      "attn.W_V",      "attn.W_O",      "attn.b_Q",      "attn.b_K",   "attn.b_V",
+    "attn.b_O",  "attn.q_norm.w", "attn.q_norm.b", "attn.k_norm.w", "attn.k_norm.b", "mlp.W_in",   "mlp.W_gate",
+    "mlp.W_out", "mlp.b_in",      "mlp.b_gate",    "mlp.b_out",     "mlp.W_router",  "ln1.w",      "ln1.b",
+    "ln2.w",     "ln2.b",         "ln1_post.w",    "ln1_post.b",    "ln2_post.w",    "ln2_post.b",
 };
 
 static bool norm_exists(const pb_spec *spec, const char *name) {
@@ -136,7 +148,11 @@ static bool find_map(const pb_spec *spec, const pb_layer *layer, const char *nam
         {"attn.W_K", "attn.b_K", &layer->k, SHAPE_BY_HEAD, spec->kv_heads},
         {"attn.W_V", "attn.b_V", &layer->v, SHAPE_BY_HEAD, spec->kv_heads},
         {"attn.W_O", "attn.b_O", &layer->o, SHAPE_FROM_HEADS, spec->heads},
-        {"mlp.W_in", "mlp.b_in", !dense ? NULL : gated ? &layer->mlp_linear : &layer->mlp_in, SHAPE_IN_OUT, 0},
+        {"mlp.W_in", "mlp.b_in",
+         !dense  ? NULL
+         : gated ? &layer->mlp_linear
+                 : &layer->mlp_in,
+         SHAPE_IN_OUT, 0},
         {"mlp.W_gate", "mlp.b_gate", dense && gated ? &layer->mlp_in : NULL, SHAPE_IN_OUT, 0},
         {"mlp.W_out", "mlp.b_out", dense ? &layer->mlp_out : NULL, SHAPE_IN_OUT, 0},
         {"mlp.W_router", "mlp.b_router", dense ? NULL : &layer->router, SHAPE_IN_OUT, 0},
@@ -151,7 +167,8 @@ static bool find_map(const pb_spec *spec, const pb_layer *layer, const char *nam
     }
     int expert = 0, used = 0;
     char part[8];
-    if (!dense && sscanf(name, "mlp.experts.%d.%7s%n", &expert, part, &used) == 2 && !name[used] && expert >= 0 && expert < spec->experts) {
+    if (!dense && sscanf(name, "mlp.experts.%d.%7s%n", &expert, part, &used) == 2 && !name[used] && expert >= 0 &&
+        expert < spec->experts) {
         const pb_matrix *matrix = strcmp(part, "W_in") == 0     ? &layer->expert_linear[expert]
                                   : strcmp(part, "W_gate") == 0 ? &layer->expert_in[expert]
                                   : strcmp(part, "W_out") == 0  ? &layer->expert_out[expert]
@@ -174,8 +191,10 @@ static bool find_norm(const pb_spec *spec, const pb_layer *layer, const char *na
         {"ln2", &layer->ln2, spec->d_model, norm_exists(spec, "ln2")},
         {"ln1_post", &layer->ln1_post, spec->d_model, norm_exists(spec, "ln1_post")},
         {"ln2_post", &layer->ln2_post, spec->d_model, norm_exists(spec, "ln2_post")},
-        {"attn.q_norm", &layer->q_norm, full ? spec->heads * spec->d_head : spec->d_head, spec->qk_norm != PB_QK_NORM_NONE},
-        {"attn.k_norm", &layer->k_norm, full ? spec->kv_heads * spec->d_head : spec->d_head, spec->qk_norm != PB_QK_NORM_NONE},
+        {"attn.q_norm", &layer->q_norm, full ? spec->heads * spec->d_head : spec->d_head,
+         spec->qk_norm != PB_QK_NORM_NONE},
+        {"attn.k_norm", &layer->k_norm, full ? spec->kv_heads * spec->d_head : spec->d_head,
+         spec->qk_norm != PB_QK_NORM_NONE},
     };
     for (size_t i = 0; i < sizeof norms / sizeof norms[0]; i++) {
         size_t length = strlen(norms[i].name);
@@ -184,7 +203,8 @@ static bool find_norm(const pb_spec *spec, const pb_layer *layer, const char *na
         bool weight = strcmp(name + length, ".w") == 0;
         if (!weight && strcmp(name + length, ".b") != 0)
             continue;
-        *p = (parameter){.kind = weight ? SHAPE_NORM_WEIGHT : SHAPE_NORM_BIAS, .norm = norms[i].norm, .width = norms[i].width};
+        *p = (parameter){
+            .kind = weight ? SHAPE_NORM_WEIGHT : SHAPE_NORM_BIAS, .norm = norms[i].norm, .width = norms[i].width};
         return true;
     }
     return false;
@@ -215,13 +235,20 @@ static bool find_outer(const pb_spec *spec, const char *name, parameter *p) {
 
 static pb_status make(pb_context *ctx, const parameter *p, pb_tensor **out, pb_error *err) {
     switch (p->kind) {
-    case SHAPE_IN_OUT: return in_by_out(ctx, p->matrix, out, err);
-    case SHAPE_BY_HEAD: return by_head(ctx, p->matrix, p->heads, out, err);
-    case SHAPE_FROM_HEADS: return from_heads(ctx, p->matrix, p->heads, out, err);
-    case SHAPE_BIAS: return vector(ctx, p->matrix->bias, 0.0f, p->matrix->out, 0, out, err);
-    case SHAPE_HEAD_BIAS: return vector(ctx, p->matrix->bias, 0.0f, p->matrix->out, p->heads, out, err);
-    case SHAPE_NORM_WEIGHT: return vector(ctx, p->norm->weight, 1.0f, p->width, 0, out, err);
-    case SHAPE_NORM_BIAS: return vector(ctx, p->norm->bias, 0.0f, p->width, 0, out, err);
+    case SHAPE_IN_OUT:
+        return in_by_out(ctx, p->matrix, out, err);
+    case SHAPE_BY_HEAD:
+        return by_head(ctx, p->matrix, p->heads, out, err);
+    case SHAPE_FROM_HEADS:
+        return from_heads(ctx, p->matrix, p->heads, out, err);
+    case SHAPE_BIAS:
+        return vector(ctx, p->matrix->bias, 0.0f, p->matrix->out, 0, out, err);
+    case SHAPE_HEAD_BIAS:
+        return vector(ctx, p->matrix->bias, 0.0f, p->matrix->out, p->heads, out, err);
+    case SHAPE_NORM_WEIGHT:
+        return vector(ctx, p->norm->weight, 1.0f, p->width, 0, out, err);
+    case SHAPE_NORM_BIAS:
+        return vector(ctx, p->norm->bias, 0.0f, p->width, 0, out, err);
     }
     return pb_fail(err, PB_ERR_ARGUMENT, "unknown kind of parameter");
 }
@@ -231,14 +258,16 @@ static pb_status unknown(const pb_model *model, const char *name, const char *pa
                             : pb_suggest(name, outer_names, sizeof outer_names / sizeof outer_names[0]);
     bool known = near && strcmp(near, part ? part : name) == 0;
     if (known)
-        return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' (%s) has no parameter '%.200s': its architecture lacks it", model->name,
-                       model->family->model_type, name);
+        return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' (%s) has no parameter '%.200s': its architecture lacks it",
+                       model->name, model->family->model_type, name);
     if (near)
-        return pb_fail(err, PB_ERR_ARGUMENT, "there is no parameter '%.200s'; did you mean '%s%s'?", name, part ? "blocks.N." : "", near);
-    return pb_fail(err, PB_ERR_ARGUMENT,
-                   "there is no parameter '%.200s'; names are TransformerLens's: embed.W_E, blocks.0.attn.W_Q, blocks.0.mlp.W_in, "
-                   "unembed.W_U ...",
-                   name);
+        return pb_fail(err, PB_ERR_ARGUMENT, "there is no parameter '%.200s'; did you mean '%s%s'?", name,
+                       part ? "blocks.N." : "", near);
+    return pb_fail(
+        err, PB_ERR_ARGUMENT,
+        "there is no parameter '%.200s'; names are TransformerLens's: embed.W_E, blocks.0.attn.W_Q, blocks.0.mlp.W_in, "
+        "unembed.W_U ...",
+        name);
 }
 
 pb_status pb_model_parameter(const pb_model *model, const char *name, pb_tensor **out, pb_error *err) {
@@ -250,7 +279,8 @@ pb_status pb_model_parameter(const pb_model *model, const char *name, pb_tensor 
         if (end == name + 7 || *end != '.')
             return pb_fail(err, PB_ERR_ARGUMENT, "parameter '%.200s' has no layer number after 'blocks.'", name);
         if (layer < 0 || layer >= spec->layers)
-            return pb_fail(err, PB_ERR_ARGUMENT, "parameter '%.200s': layer %ld is out of range; model '%s' has layers 0 to %d", name, layer,
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "parameter '%.200s': layer %ld is out of range; model '%s' has layers 0 to %d", name, layer,
                            model->name, spec->layers - 1);
         const char *part = end + 1;
         if (!find_map(spec, &spec->layer[layer], part, &p) && !find_norm(spec, &spec->layer[layer], part, &p))
@@ -260,7 +290,8 @@ pb_status pb_model_parameter(const pb_model *model, const char *name, pb_tensor 
     if (strcmp(name, "embed.W_E") == 0)
         return table(model->ctx, &spec->embed, 0, spec->embed.out, out, err);
     if (strcmp(name, "pos_embed.W_pos") == 0 && spec->pos_embed.data)
-        return table(model->ctx, &spec->pos_embed, spec->position_offset, spec->pos_embed.out - spec->position_offset, out, err);
+        return table(model->ctx, &spec->pos_embed, spec->position_offset, spec->pos_embed.out - spec->position_offset,
+                     out, err);
     if (!find_outer(spec, name, &p))
         return unknown(model, name, NULL, err);
     return make(model->ctx, &p, out, err);

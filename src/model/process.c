@@ -9,13 +9,9 @@
 
 /* ---- copies that can be written ------------------------------------------------------------------------------------------ */
 
-static float *row_of(const pb_matrix *m, int64_t o) {
-    return (float *)(uintptr_t)m->data + o * m->ld;
-}
+static float *row_of(const pb_matrix *m, int64_t o) { return (float *)(uintptr_t)m->data + o * m->ld; }
 
-static float *bias_of(const pb_matrix *m) {
-    return (float *)(uintptr_t)m->bias;
-}
+static float *bias_of(const pb_matrix *m) { return (float *)(uintptr_t)m->bias; }
 
 /* Puts the model's own copy in place of *m: float32, row o = weights of output o. bias: also one that is there (zeros). */
 static pb_status own_matrix(pb_model *model, pb_matrix *m, bool bias, pb_error *err) {
@@ -33,7 +29,8 @@ static pb_status own_matrix(pb_model *model, pb_matrix *m, bool bias, pb_error *
             copy[o] = values ? values[o] : 0.0f;
         values = copy;
     }
-    *m = (pb_matrix){.data = data, .type = PB_STORED_F32, .in = m->in, .out = m->out, .ld = m->in, .block = m->out, .bias = values};
+    *m = (pb_matrix){
+        .data = data, .type = PB_STORED_F32, .in = m->in, .out = m->out, .ld = m->in, .block = m->out, .bias = values};
     return PB_OK;
 }
 
@@ -87,7 +84,9 @@ static pb_status fold_ln(pb_model *model, pb_error *err) {
     static const pb_norm_weights none = {NULL, NULL};
     bool before = spec->norm_place == PB_NORM_PRE || spec->norm_place == PB_NORM_SANDWICH;
     if (spec->norm_place == PB_NORM_POST_ADD) {
-        pb_context_warn(model->ctx, "fold_ln does nothing for '%s': its norms write to the residual stream, no map reads them", model->name);
+        pb_context_warn(model->ctx,
+                        "fold_ln does nothing for '%s': its norms write to the residual stream, no map reads them",
+                        model->name);
         return PB_OK;
     }
     for (int i = 0; before && i < spec->layers; i++) {
@@ -147,7 +146,8 @@ static pb_status centre_writing(pb_model *model, pb_error *err) {
     pb_spec *spec = &model->spec;
     if (!spec->norm_centre || spec->norm_place != PB_NORM_PRE || !spec->has_final_norm) {
         pb_context_warn(model->ctx,
-                        "center_writing_weights is left out for '%s': something reads its residual stream without a norm that subtracts "
+                        "center_writing_weights is left out for '%s': something reads its residual stream without a "
+                        "norm that subtracts "
                         "the mean, so the mean matters",
                         model->name);
         return PB_OK;
@@ -171,8 +171,10 @@ static pb_status centre_writing(pb_model *model, pb_error *err) {
 
 static pb_status centre_unembed(pb_model *model, pb_error *err) {
     if (model->spec.final_softcap != 0.0f) {
-        pb_context_warn(model->ctx, "center_unembed is left out for '%s': its logits are soft-capped, so a constant in them matters",
-                        model->name);
+        pb_context_warn(
+            model->ctx,
+            "center_unembed is left out for '%s': its logits are soft-capped, so a constant in them matters",
+            model->name);
         return PB_OK;
     }
     return centre_outputs(model, &model->spec.unembed, err);
@@ -197,7 +199,8 @@ static pb_status fold_value_bias(pb_model *model, pb_layer *layer, pb_error *err
 static pb_status fold_value_biases(pb_model *model, pb_error *err) {
     pb_spec *spec = &model->spec;
     if (spec->clip_qkv != 0.0f) {
-        pb_context_warn(model->ctx, "fold_value_biases is left out for '%s': values are clipped after their bias", model->name);
+        pb_context_warn(model->ctx, "fold_value_biases is left out for '%s': values are clipped after their bias",
+                        model->name);
         return PB_OK;
     }
     for (int i = 0; i < spec->layers; i++) {

@@ -63,10 +63,11 @@ static pb_status read_basics(pb_loading *loading, const char *theta_key, double 
         PB_TRY(pb_config_number(loading, family->partial_key, partial, partial, &partial, err));
     PB_TRY(positive(r, "partial_rotary_factor", partial, &partial, err));
     if (partial > 1.0)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: partial_rotary_factor is %g; more than the whole head cannot rotate", r->where, partial);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: partial_rotary_factor is %g; more than the whole head cannot rotate",
+                       r->where, partial);
     if (!family->rotary_partial && partial != 1.0)
-        return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: partial_rotary_factor is %g, but %s rotates whole heads", r->where, partial,
-                       family->model_type);
+        return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: partial_rotary_factor is %g, but %s rotates whole heads", r->where,
+                       partial, family->model_type);
     r->dims = (int)((double)spec->d_head * partial);
     r->half = r->dims / 2; /* that dims is even is checked when the family's hook is through */
     r->max_positions = spec->max_positions;
@@ -108,7 +109,8 @@ static pb_status llama3(const rope *r, float *inv_freq, pb_error *err) {
     PB_TRY(required(r, "low_freq_factor", &low, err));
     PB_TRY(required(r, "high_freq_factor", &high, err));
     if (high == low)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: low_freq_factor and high_freq_factor are both %g; they must differ", r->where, low);
+        return pb_fail(err, PB_ERR_FORMAT, "%s: low_freq_factor and high_freq_factor are both %g; they must differ",
+                       r->where, low);
     plain(r, inv_freq);
     float low_wave = (float)(r->original / low), high_wave = (float)(r->original / high);
     for (int i = 0; i < r->half; i++) {
@@ -142,7 +144,8 @@ static pb_status yarn(const rope *r, float *inv_freq, float *attention_factor, p
     double mscale, mscale_all;
     PB_TRY(pb_json_number_or(r->object, r->where, "mscale", 0.0, &mscale, err));
     PB_TRY(pb_json_number_or(r->object, r->where, "mscale_all_dim", 0.0, &mscale_all, err));
-    scale = mscale != 0.0 && mscale_all != 0.0 ? yarn_scale(factor, mscale) / yarn_scale(factor, mscale_all) : yarn_scale(factor, 1.0);
+    scale = mscale != 0.0 && mscale_all != 0.0 ? yarn_scale(factor, mscale) / yarn_scale(factor, mscale_all)
+                                               : yarn_scale(factor, 1.0);
     PB_TRY(positive(r, "attention_factor", scale, &scale, err));
     *attention_factor = (float)scale;
     double low = yarn_dimension(r, fast), high = yarn_dimension(r, slow);
@@ -169,7 +172,8 @@ static pb_status longrope_list(const rope *r, const char *key, float *inv_freq, 
     const json_t *list;
     PB_TRY(pb_json_array(r->object, r->where, key, &list, err));
     if (json_array_size(list) != (size_t)r->half)
-        return pb_fail(err, PB_ERR_FORMAT, "%s: %s has %zu entries; half of the %d rotated dimensions, %d, were expected", r->where, key,
+        return pb_fail(err, PB_ERR_FORMAT,
+                       "%s: %s has %zu entries; half of the %d rotated dimensions, %d, were expected", r->where, key,
                        json_array_size(list), r->dims, r->half);
     for (int i = 0; i < r->half; i++) {
         const json_t *item = json_array_get(list, (size_t)i);
@@ -196,17 +200,19 @@ static pb_status longrope(const rope *r, pb_rotary *out, float *short_freq, floa
     return PB_OK;
 }
 
-pb_status pb_rotary_read(pb_loading *loading, const char *layer_type, bool scaled, const char *theta_key, double theta, pb_rotary *out,
-                         pb_error *err) {
+pb_status pb_rotary_read(pb_loading *loading, const char *layer_type, bool scaled, const char *theta_key, double theta,
+                         pb_rotary *out, pb_error *err) {
     rope r = {0};
     PB_TRY(find_object(loading, layer_type, &r, err));
-    if (!scaled && r.object && !json_is_object(json_object_get(json_object_get(loading->config, "rope_parameters"), layer_type)))
+    if (!scaled && r.object &&
+        !json_is_object(json_object_get(json_object_get(loading->config, "rope_parameters"), layer_type)))
         r.object = NULL; /* an old rope_scaling is of the other layers */
     PB_TRY(read_basics(loading, theta_key, theta, &r, err));
     float *inv_freq = pb_model_own(loading->model, 2 * (size_t)r.half, sizeof *inv_freq);
     if (!inv_freq)
         return pb_fail_memory(err, loading->ctx, 2 * (size_t)r.half * sizeof *inv_freq, "the rotary frequencies");
-    *out = (pb_rotary){.dims = r.dims, .interleaved = loading->family->rotary_interleaved, .factor = 1.0f, .inv_freq = inv_freq};
+    *out = (pb_rotary){
+        .dims = r.dims, .interleaved = loading->family->rotary_interleaved, .factor = 1.0f, .inv_freq = inv_freq};
     if (strcmp(r.type, "default") == 0) {
         plain(&r, inv_freq);
         return PB_OK;
@@ -221,7 +227,8 @@ pb_status pb_rotary_read(pb_loading *loading, const char *layer_type, bool scale
         return longrope(&r, out, inv_freq, inv_freq + r.half, err);
     if (strcmp(r.type, "yarn") == 0)
         return yarn(&r, inv_freq, &out->factor, err);
-    return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: rope type '%s' is not supported; known are default, linear, llama3, yarn, longrope%s",
-                   r.where, r.type,
+    return pb_fail(err, PB_ERR_UNSUPPORTED,
+                   "%s: rope type '%s' is not supported; known are default, linear, llama3, yarn, longrope%s", r.where,
+                   r.type,
                    strcmp(r.type, "dynamic") == 0 ? " (dynamic changes the frequencies with the prompt's length)" : "");
 }

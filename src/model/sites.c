@@ -9,11 +9,11 @@
 
 typedef enum exists_rule {
     IN_ALL,
-    IF_LEARNED,   /* learned positions */
-    IF_ROTATED,   /* the layer rotates q and k */
-    IF_LN1,       /* a norm before attention, or (post-add) after it */
-    IF_LN2,       /* a norm of the mlp's own */
-    IF_POST,      /* norms of attention's and mlp's outputs */
+    IF_LEARNED, /* learned positions */
+    IF_ROTATED, /* the layer rotates q and k */
+    IF_LN1,     /* a norm before attention, or (post-add) after it */
+    IF_LN2,     /* a norm of the mlp's own */
+    IF_POST,    /* norms of attention's and mlp's outputs */
     IF_SEQUENTIAL,
     IF_OWN_MLP_IN, /* the mlp reads the stream by itself, not what attention's norm gave */
     IF_DENSE,
@@ -26,7 +26,7 @@ typedef enum width_rule { BY_MODEL, BY_HEAD, BY_NEURON, BY_ONE, BY_VOCAB, BY_EXP
 typedef enum heads_rule { HEADS_NONE, HEADS_ALL, HEADS_KV } heads_rule;
 
 typedef struct site_row {
-    const char *name;  /* within the layer, or whole */
+    const char *name; /* within the layer, or whole */
     const char *short_name;
     const char *alias; /* another short name; NULL: none */
     bool layer;
@@ -55,35 +55,38 @@ static const site_row rows[PB_SITE_KINDS] = {
     [PB_SITE_Z] = {"attn.hook_z", "z", NULL, true, IN_ALL, BY_HEAD, HEADS_ALL},
     [PB_SITE_RESULT] = {"attn.hook_result", "result", NULL, true, IN_ALL, BY_MODEL, HEADS_ALL},
     [PB_SITE_LN1_POST_SCALE] = {"ln1_post.hook_scale", "ln1_post_scale", NULL, true, IF_POST, BY_ONE, HEADS_NONE},
-    [PB_SITE_LN1_POST_NORMALIZED] = {"ln1_post.hook_normalized", "ln1_post_normalized", NULL, true, IF_POST, BY_MODEL, HEADS_NONE},
+    [PB_SITE_LN1_POST_NORMALIZED] = {"ln1_post.hook_normalized", "ln1_post_normalized", NULL, true, IF_POST, BY_MODEL,
+                                     HEADS_NONE},
     [PB_SITE_ATTN_OUT] = {"hook_attn_out", "attn_out", NULL, true, IN_ALL, BY_MODEL, HEADS_NONE},
     [PB_SITE_RESID_MID] = {"hook_resid_mid", "resid_mid", NULL, true, IF_SEQUENTIAL, BY_MODEL, HEADS_NONE},
     [PB_SITE_MLP_IN] = {"hook_mlp_in", "mlp_in", NULL, true, IF_OWN_MLP_IN, BY_MODEL, HEADS_NONE},
     [PB_SITE_LN2_SCALE] = {"ln2.hook_scale", "ln2_scale", NULL, true, IF_LN2, BY_ONE, HEADS_NONE},
     [PB_SITE_LN2_NORMALIZED] = {"ln2.hook_normalized", "ln2_normalized", NULL, true, IF_LN2, BY_MODEL, HEADS_NONE},
-    [PB_SITE_EXPERT_WEIGHTS] = {"mlp.hook_expert_weights", "expert_weights", NULL, true, IF_EXPERTS, BY_EXPERT, HEADS_NONE},
-    [PB_SITE_EXPERT_INDICES] = {"mlp.hook_expert_indices", "expert_indices", NULL, true, IF_EXPERTS, BY_CHOICE, HEADS_NONE},
+    [PB_SITE_EXPERT_WEIGHTS] = {"mlp.hook_expert_weights", "expert_weights", NULL, true, IF_EXPERTS, BY_EXPERT,
+                                HEADS_NONE},
+    [PB_SITE_EXPERT_INDICES] = {"mlp.hook_expert_indices", "expert_indices", NULL, true, IF_EXPERTS, BY_CHOICE,
+                                HEADS_NONE},
     [PB_SITE_MLP_PRE] = {"mlp.hook_pre", "mlp_pre", "pre", true, IF_DENSE, BY_NEURON, HEADS_NONE},
-    [PB_SITE_MLP_PRE_LINEAR] = {"mlp.hook_pre_linear", "mlp_pre_linear", "pre_linear", true, IF_GATED, BY_NEURON, HEADS_NONE},
+    [PB_SITE_MLP_PRE_LINEAR] = {"mlp.hook_pre_linear", "mlp_pre_linear", "pre_linear", true, IF_GATED, BY_NEURON,
+                                HEADS_NONE},
     [PB_SITE_MLP_POST] = {"mlp.hook_post", "mlp_post", "post", true, IF_DENSE, BY_NEURON, HEADS_NONE},
     [PB_SITE_LN2_POST_SCALE] = {"ln2_post.hook_scale", "ln2_post_scale", NULL, true, IF_POST, BY_ONE, HEADS_NONE},
-    [PB_SITE_LN2_POST_NORMALIZED] = {"ln2_post.hook_normalized", "ln2_post_normalized", NULL, true, IF_POST, BY_MODEL, HEADS_NONE},
+    [PB_SITE_LN2_POST_NORMALIZED] = {"ln2_post.hook_normalized", "ln2_post_normalized", NULL, true, IF_POST, BY_MODEL,
+                                     HEADS_NONE},
     [PB_SITE_MLP_OUT] = {"hook_mlp_out", "mlp_out", NULL, true, IN_ALL, BY_MODEL, HEADS_NONE},
     [PB_SITE_RESID_POST] = {"hook_resid_post", "resid_post", NULL, true, IN_ALL, BY_MODEL, HEADS_NONE},
-    [PB_SITE_LN_FINAL_SCALE] = {"ln_final.hook_scale", "ln_final_scale", NULL, false, IF_FINAL_NORM, BY_ONE, HEADS_NONE},
-    [PB_SITE_LN_FINAL_NORMALIZED] = {"ln_final.hook_normalized", "ln_final_normalized", NULL, false, IF_FINAL_NORM, BY_MODEL, HEADS_NONE},
+    [PB_SITE_LN_FINAL_SCALE] = {"ln_final.hook_scale", "ln_final_scale", NULL, false, IF_FINAL_NORM, BY_ONE,
+                                HEADS_NONE},
+    [PB_SITE_LN_FINAL_NORMALIZED] = {"ln_final.hook_normalized", "ln_final_normalized", NULL, false, IF_FINAL_NORM,
+                                     BY_MODEL, HEADS_NONE},
     [PB_SITE_LOGITS] = {"logits", "logits", NULL, false, IN_ALL, BY_VOCAB, HEADS_NONE},
 };
 
 /* ---- looking ------------------------------------------------------------------------------------------------------------ */
 
-bool pb_site_has_layer(pb_site_kind kind) {
-    return rows[kind].layer;
-}
+bool pb_site_has_layer(pb_site_kind kind) { return rows[kind].layer; }
 
-const char *pb_site_short_name(pb_site_kind kind) {
-    return rows[kind].short_name;
-}
+const char *pb_site_short_name(pb_site_kind kind) { return rows[kind].short_name; }
 
 char *pb_site_name(pb_site site, char *buffer, size_t size) {
     if (rows[site.kind].layer)
@@ -105,18 +108,30 @@ static bool rotates(const pb_spec *spec, int layer) {
 static bool exists(const pb_spec *spec, pb_site_kind kind, int layer) {
     bool post = spec->norm_place == PB_NORM_SANDWICH || spec->norm_place == PB_NORM_OUTPUT;
     switch (rows[kind].exists) {
-    case IN_ALL: return true;
-    case IF_LEARNED: return spec->position == PB_POSITION_LEARNED;
-    case IF_ROTATED: return rotates(spec, layer);
-    case IF_LN1: return spec->norm_place != PB_NORM_OUTPUT;
-    case IF_LN2: return spec->norm_place != PB_NORM_OUTPUT && spec->block != PB_BLOCK_PARALLEL_SHARED;
-    case IF_POST: return post;
-    case IF_SEQUENTIAL: return spec->block == PB_BLOCK_SEQUENTIAL;
-    case IF_OWN_MLP_IN: return spec->block != PB_BLOCK_PARALLEL_SHARED;
-    case IF_DENSE: return spec->experts == 0;
-    case IF_GATED: return spec->gated && spec->experts == 0;
-    case IF_EXPERTS: return spec->experts > 0;
-    case IF_FINAL_NORM: return spec->has_final_norm;
+    case IN_ALL:
+        return true;
+    case IF_LEARNED:
+        return spec->position == PB_POSITION_LEARNED;
+    case IF_ROTATED:
+        return rotates(spec, layer);
+    case IF_LN1:
+        return spec->norm_place != PB_NORM_OUTPUT;
+    case IF_LN2:
+        return spec->norm_place != PB_NORM_OUTPUT && spec->block != PB_BLOCK_PARALLEL_SHARED;
+    case IF_POST:
+        return post;
+    case IF_SEQUENTIAL:
+        return spec->block == PB_BLOCK_SEQUENTIAL;
+    case IF_OWN_MLP_IN:
+        return spec->block != PB_BLOCK_PARALLEL_SHARED;
+    case IF_DENSE:
+        return spec->experts == 0;
+    case IF_GATED:
+        return spec->gated && spec->experts == 0;
+    case IF_EXPERTS:
+        return spec->experts > 0;
+    case IF_FINAL_NORM:
+        return spec->has_final_norm;
     }
     return false;
 }
@@ -144,10 +159,12 @@ pb_site_info pb_site_describe(const pb_model *model, pb_site_kind kind) {
         [BY_NONE] = {0, "src"},
     };
     return (pb_site_info){
-        .shape = row->width == BY_NONE          ? PB_SHAPE_HEAD_POS_POS
+        .shape = row->width == BY_NONE      ? PB_SHAPE_HEAD_POS_POS
                  : row->heads == HEADS_NONE ? PB_SHAPE_POS_WIDTH
                                             : PB_SHAPE_POS_HEAD_WIDTH,
-        .heads = row->heads == HEADS_NONE ? 0 : row->heads == HEADS_ALL ? spec->heads : spec->kv_heads,
+        .heads = row->heads == HEADS_NONE  ? 0
+                 : row->heads == HEADS_ALL ? spec->heads
+                                           : spec->kv_heads,
         .width = widths[row->width].width,
         .width_name = widths[row->width].name,
     };
@@ -165,7 +182,8 @@ int pb_site_shape_of(const pb_model *model, pb_site_kind kind, int64_t T, int64_
         shape[1] = info.heads;
         shape[2] = info.width;
         return 3;
-    case PB_SHAPE_HEAD_POS_POS: break;
+    case PB_SHAPE_HEAD_POS_POS:
+        break;
     }
     shape[0] = info.heads;
     shape[1] = T;
@@ -188,7 +206,8 @@ static bool cut_layer(const char *name, long *layer, const char **rest) {
 /* All spellings of a site within a layer: "attn.hook_z", "hook_z", "z", and the table's own short names. The last part
  * alone counts where it means one site only: "hook_scale" does not. */
 static bool spells(const site_row *row, const char *text) {
-    if (strcmp(text, row->name) == 0 || strcmp(text, row->short_name) == 0 || (row->alias && strcmp(text, row->alias) == 0))
+    if (strcmp(text, row->name) == 0 || strcmp(text, row->short_name) == 0 ||
+        (row->alias && strcmp(text, row->alias) == 0))
         return true;
     const char *hook = strstr(row->name, "hook_");
     bool norm = row->width == BY_ONE || strstr(row->name, "hook_normalized");
@@ -227,18 +246,30 @@ static pb_status unknown(const pb_model *model, const char *name, const char *pa
 /* Why an architecture lacks a site, for the message. */
 static const char *reason(exists_rule rule) {
     switch (rule) {
-    case IF_LEARNED: return "it has no learned positions";
-    case IF_ROTATED: return "q and k are not rotated there";
-    case IF_LN1: return "it has no norm before attention";
-    case IF_LN2: return "its mlp has no norm of its own";
-    case IF_POST: return "it has no norms after attention and mlp";
-    case IF_SEQUENTIAL: return "attention and mlp work side by side, there is no stream between them";
-    case IF_OWN_MLP_IN: return "its mlp reads what attention's norm gives; there is no input of its own";
-    case IF_DENSE: return "its mlp is a mixture of experts";
-    case IF_GATED: return "its mlp has no gate";
-    case IF_EXPERTS: return "its mlp is no mixture of experts";
-    case IF_FINAL_NORM: return "it has no final norm";
-    case IN_ALL: break;
+    case IF_LEARNED:
+        return "it has no learned positions";
+    case IF_ROTATED:
+        return "q and k are not rotated there";
+    case IF_LN1:
+        return "it has no norm before attention";
+    case IF_LN2:
+        return "its mlp has no norm of its own";
+    case IF_POST:
+        return "it has no norms after attention and mlp";
+    case IF_SEQUENTIAL:
+        return "attention and mlp work side by side, there is no stream between them";
+    case IF_OWN_MLP_IN:
+        return "its mlp reads what attention's norm gives; there is no input of its own";
+    case IF_DENSE:
+        return "its mlp is a mixture of experts";
+    case IF_GATED:
+        return "its mlp has no gate";
+    case IF_EXPERTS:
+        return "its mlp is no mixture of experts";
+    case IF_FINAL_NORM:
+        return "it has no final norm";
+    case IN_ALL:
+        break;
     }
     return "of its architecture";
 }
@@ -249,8 +280,8 @@ static pb_status check_exists(const pb_model *model, pb_site_kind kind, int laye
     char where[32] = "";
     if (layer >= 0)
         snprintf(where, sizeof where, " in layer %d", layer);
-    return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' (%s) has no site %s%s: %s", model->name, model->family->model_type, rows[kind].name, where,
-                   reason(rows[kind].exists));
+    return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' (%s) has no site %s%s: %s", model->name, model->family->model_type,
+                   rows[kind].name, where, reason(rows[kind].exists));
 }
 
 /* The kind that a name stands for; *layer: the number in the name, -1 without one. */
@@ -262,17 +293,19 @@ static pb_status parse(const pb_model *model, const char *name, pb_site_kind *ki
         part = name;
         *layer = -1;
         if (strncmp(name, "blocks.", 7) == 0)
-            return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' has no layer number after 'blocks.'; as in 'blocks.0.hook_resid_pre'", name);
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "site '%.200s' has no layer number after 'blocks.'; as in 'blocks.0.hook_resid_pre'", name);
     }
     if (!find_kind(part, kind) || (full && !rows[*kind].layer))
         return unknown(model, name, part, err);
     if (full && (*layer < 0 || *layer >= model->spec.layers))
-        return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s': layer %ld is out of range; model '%s' has layers 0 to %d", name, *layer, model->name,
-                       model->spec.layers - 1);
+        return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s': layer %ld is out of range; model '%s' has layers 0 to %d",
+                       name, *layer, model->name, model->spec.layers - 1);
     return PB_OK;
 }
 
-pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site_kind *out, int *full_layer, pb_error *err) {
+pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site_kind *out, int *full_layer,
+                             pb_error *err) {
     pb_site_kind kind;
     long layer;
     PB_TRY(parse(model, name, &kind, &layer, err));
@@ -282,26 +315,32 @@ pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site_ki
     return PB_OK;
 }
 
-pb_status pb_site_parse(const pb_model *model, const char *name, bool has_layer, int layer, pb_site *out, pb_error *err) {
+pb_status pb_site_parse(const pb_model *model, const char *name, bool has_layer, int layer, pb_site *out,
+                        pb_error *err) {
     pb_site_kind kind;
     long in_name;
     int layers = model->spec.layers;
     PB_TRY(parse(model, name, &kind, &in_name, err));
     if (!rows[kind].layer) {
         if (has_layer && layer != -1)
-            return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' belongs to no layer, but layer %d was given", name, layer);
+            return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' belongs to no layer, but layer %d was given", name,
+                           layer);
         PB_TRY(check_exists(model, kind, -1, err));
         *out = (pb_site){kind, -1};
         return PB_OK;
     }
     if (has_layer && (layer < -layers || layer >= layers))
-        return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s': layer %d is out of range; model '%s' has layers 0 to %d (or -%d to -1)", name, layer,
-                       model->name, layers - 1, layers);
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "site '%.200s': layer %d is out of range; model '%s' has layers 0 to %d (or -%d to -1)", name,
+                       layer, model->name, layers - 1, layers);
     int index = has_layer && layer < 0 ? layer + layers : layer;
     if (in_name >= 0 && has_layer && index != (int)in_name)
-        return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' names layer %ld, but layer %d was given", name, in_name, layer);
+        return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' names layer %ld, but layer %d was given", name, in_name,
+                       layer);
     if (in_name < 0 && !has_layer)
-        return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' is in every layer: give one, or the full name 'blocks.N.%s'", name, rows[kind].name);
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "site '%.200s' is in every layer: give one, or the full name 'blocks.N.%s'", name,
+                       rows[kind].name);
     index = in_name >= 0 ? (int)in_name : index;
     PB_TRY(check_exists(model, kind, index, err));
     *out = (pb_site){kind, index};

@@ -11,18 +11,48 @@
 #include <unistd.h>
 
 static const char *const own_cases[] = {
-    "files-bf16", "files-dtype", "files-f16",  "files-noprefix", "files-oldconfig", "files-sharded", "gpt2",
-    "gpt2-untied", "llama",      "llama-bias", "llama-linear",   "llama-rope3",     "llama-yarn",
+    "files-bf16",  "files-dtype", "files-f16",  "files-noprefix", "files-oldconfig", "files-sharded", "gpt2",
+    "gpt2-untied", "llama",       "llama-bias", "llama-linear",   "llama-rope3",     "llama-yarn",
 };
 
 static const char *const shared_cases[] = {
-    "bloom",   "cohere",   "cohere-qknorm",       "falcon",  "falcon-alibi", "falcon-new", "files-neox-buffers", "gemma",
-    "gemma2",  "gemma3",   "gpt_neo",             "gpt_neox", "gpt_neox-sequential",       "gptj",  "granite",   "mistral",
-    "mixtral", "olmo",     "olmo2",               "opt",     "opt-postnorm", "phi",        "phi3",  "phi3-longrope",
-    "qwen2",   "qwen3",    "smollm3",             "stablelm", "stablelm-parallel",         "starcoder2",
+    "bloom",
+    "cohere",
+    "cohere-qknorm",
+    "falcon",
+    "falcon-alibi",
+    "falcon-new",
+    "files-neox-buffers",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "gpt_neo",
+    "gpt_neox",
+    "gpt_neox-sequential",
+    "gptj",
+    "granite",
+    "mistral",
+    "mixtral",
+    "olmo",
+    "olmo2",
+    "opt",
+    "opt-postnorm",
+    "phi",
+    "phi3",
+    "phi3-longrope",
+    "qwen2",
+    "qwen3",
+    "smollm3",
+    "stablelm",
+    "stablelm-parallel",
+    "starcoder2",
 };
 
-enum { PROMPTS = 2, OWN = sizeof own_cases / sizeof own_cases[0], SHARED = sizeof shared_cases / sizeof shared_cases[0] };
+enum {
+    PROMPTS = 2,
+    OWN = sizeof own_cases / sizeof own_cases[0],
+    SHARED = sizeof shared_cases / sizeof shared_cases[0]
+};
 
 /* ---- a case's folder with another configuration ----------------------------------------------------------------------------- */
 
@@ -85,7 +115,8 @@ typedef struct outcome {
     double worst;
 } outcome;
 
-static void compare_site(pb_model *model, pb_run *run, const pb_entry *entry, const char *label, double tolerance, outcome *sum) {
+static void compare_site(pb_model *model, pb_run *run, const pb_entry *entry, const char *label, double tolerance,
+                         outcome *sum) {
     pb_error err = {0};
     pb_site site;
     pb_tensor *expected = NULL, *got = NULL;
@@ -94,9 +125,11 @@ static void compare_site(pb_model *model, pb_run *run, const pb_entry *entry, co
     assert_ok(pb_run_value(run, site, &got, &err));
     int64_t shape[4];
     int ndim = pb_site_shape_of(model, site.kind, (int64_t)pb_run_length(run), shape);
-    if (!pb_tensor_same_shape(got, expected) || ndim != entry->ndim || memcmp(shape, entry->shape, (size_t)ndim * sizeof *shape) != 0) {
+    if (!pb_tensor_same_shape(got, expected) || ndim != entry->ndim ||
+        memcmp(shape, entry->shape, (size_t)ndim * sizeof *shape) != 0) {
         char text[64];
-        print_error("%s %s: shape %s\n", label, entry->name, pb_shape_text(pb_tensor_ndim(got), pb_tensor_shape(got), text, sizeof text));
+        print_error("%s %s: shape %s\n", label, entry->name,
+                    pb_shape_text(pb_tensor_ndim(got), pb_tensor_shape(got), text, sizeof text));
         sum->wrong++;
     } else {
         double d = difference(got, expected);
@@ -112,7 +145,8 @@ static void compare_site(pb_model *model, pb_run *run, const pb_entry *entry, co
 }
 
 /* Every stored value of the case against a model of this folder. */
-static void compare_all(pb_context *ctx, const char *folder, const pb_safetensors *expected, const char *label, double tolerance) {
+static void compare_all(pb_context *ctx, const char *folder, const pb_safetensors *expected, const char *label,
+                        double tolerance) {
     pb_error err = {0};
     pb_model *model = NULL;
     outcome sum = {0};
@@ -150,7 +184,8 @@ static double logits_change(pb_model *model, const pb_safetensors *expected, int
     return change;
 }
 
-static void check_alterations(pb_context *ctx, const char *folder, const pb_safetensors *expected, const char *label, const json_t *alter) {
+static void check_alterations(pb_context *ctx, const char *folder, const pb_safetensors *expected, const char *label,
+                              const json_t *alter) {
     const char *key;
     json_t *change;
     json_object_foreach((json_t *)(uintptr_t)alter, key, change) {
@@ -217,8 +252,10 @@ static void golden_model__shared_case(void **state) {
 int main(void) {
     struct CMUnitTest tests[OWN + SHARED];
     for (int i = 0; i < OWN; i++)
-        tests[i] = (struct CMUnitTest){own_cases[i], golden_model__own_case, NULL, NULL, (void *)(uintptr_t)own_cases[i]};
+        tests[i] =
+            (struct CMUnitTest){own_cases[i], golden_model__own_case, NULL, NULL, (void *)(uintptr_t)own_cases[i]};
     for (int i = 0; i < SHARED; i++)
-        tests[OWN + i] = (struct CMUnitTest){shared_cases[i], golden_model__shared_case, NULL, NULL, (void *)(uintptr_t)shared_cases[i]};
+        tests[OWN + i] = (struct CMUnitTest){shared_cases[i], golden_model__shared_case, NULL, NULL,
+                                             (void *)(uintptr_t)shared_cases[i]};
     return _cmocka_run_group_tests("golden models", tests, OWN + SHARED, NULL, NULL);
 }

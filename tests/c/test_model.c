@@ -55,9 +55,7 @@ static char *copy_case(pb_context *ctx, const char *name) {
     return folder;
 }
 
-static void write_text(const char *path, const char *text) {
-    write_bytes(path, text, strlen(text));
-}
+static void write_text(const char *path, const char *text) { write_bytes(path, text, strlen(text)); }
 
 /* Sets keys of config.json from a JSON object; a value of "<remove>" removes the key. */
 static void change_config(const char *folder, const char *changes) {
@@ -78,7 +76,8 @@ static void change_config(const char *folder, const char *changes) {
 }
 
 /* The golden case with a changed configuration fails so. */
-static void expect_config_error(pb_context *ctx, const char *name, const char *changes, pb_status status, const char *text) {
+static void expect_config_error(pb_context *ctx, const char *name, const char *changes, pb_status status,
+                                const char *text) {
     pb_error err = {0};
     pb_model *model = NULL;
     char *folder = copy_case(ctx, name);
@@ -260,9 +259,13 @@ static void model_open__absurd_sizes__name_the_key(void **state) {
         {"{\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": -5}}", "rope_theta"},
         {"{\"rope_parameters\": {\"rope_type\": \"linear\"}}", "factor"},
         {"{\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 0}}", "factor"},
-        {"{\"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1}}", "high_freq_factor"},
-        {"{\"rope_parameters\": {\"rope_type\": \"longrope\", \"long_factor\": [1], \"short_factor\": [1, 1, 1]}}", "long_factor"},
-        {"{\"rope_parameters\": {\"rope_type\": \"longrope\", \"long_factor\": [1, 0, 1], \"short_factor\": [1, 1, 1]}}", "long_factor[1]"},
+        {"{\"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1}}",
+         "high_freq_factor"},
+        {"{\"rope_parameters\": {\"rope_type\": \"longrope\", \"long_factor\": [1], \"short_factor\": [1, 1, 1]}}",
+         "long_factor"},
+        {"{\"rope_parameters\": {\"rope_type\": \"longrope\", \"long_factor\": [1, 0, 1], \"short_factor\": [1, 1, "
+         "1]}}",
+         "long_factor[1]"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++)
         expect_config_error(*state, "llama", cases[i].changes, PB_ERR_FORMAT, cases[i].text);
@@ -270,8 +273,10 @@ static void model_open__absurd_sizes__name_the_key(void **state) {
 
 static void model_open__what_it_cannot_do__is_refused_by_name(void **state) {
     pb_context *ctx = *state;
-    expect_config_error(ctx, "llama", "{\"rope_parameters\": {\"rope_type\": \"dynamic\", \"factor\": 2}}", PB_ERR_UNSUPPORTED, "dynamic");
-    expect_config_error(ctx, "llama", "{\"rope_parameters\": {\"rope_type\": \"spiral\"}}", PB_ERR_UNSUPPORTED, "spiral");
+    expect_config_error(ctx, "llama", "{\"rope_parameters\": {\"rope_type\": \"dynamic\", \"factor\": 2}}",
+                        PB_ERR_UNSUPPORTED, "dynamic");
+    expect_config_error(ctx, "llama", "{\"rope_parameters\": {\"rope_type\": \"spiral\"}}", PB_ERR_UNSUPPORTED,
+                        "spiral");
     expect_config_error(ctx, "llama", "{\"partial_rotary_factor\": 0.5}", PB_ERR_UNSUPPORTED, "whole heads");
     expect_config_error(ctx, "llama", "{\"hidden_act\": \"mish\"}", PB_ERR_UNSUPPORTED, "gelu_new");
     expect_config_error(ctx, "llama", "{\"quantization_config\": {\"bits\": 4}}", PB_ERR_UNSUPPORTED, "quantised");
@@ -280,20 +285,26 @@ static void model_open__what_it_cannot_do__is_refused_by_name(void **state) {
 
 static void model_open__config_against_weights__names_tensor_and_both_shapes(void **state) {
     pb_context *ctx = *state;
-    expect_config_error(ctx, "llama", "{\"intermediate_size\": 48}", PB_ERR_FORMAT, "has shape [40, 24], but config.json asks for [48, 24]");
+    expect_config_error(ctx, "llama", "{\"intermediate_size\": 48}", PB_ERR_FORMAT,
+                        "has shape [40, 24], but config.json asks for [48, 24]");
     expect_config_error(ctx, "llama", "{\"vocab_size\": 65}", PB_ERR_FORMAT, "model.embed_tokens.weight");
-    expect_config_error(ctx, "llama", "{\"num_hidden_layers\": 3}", PB_ERR_FORMAT, "'model.layers.2.input_layernorm.weight' is missing");
+    expect_config_error(ctx, "llama", "{\"num_hidden_layers\": 3}", PB_ERR_FORMAT,
+                        "'model.layers.2.input_layernorm.weight' is missing");
     expect_config_error(ctx, "llama", "{\"num_hidden_layers\": 1}", PB_ERR_FORMAT, "left over");
-    expect_config_error(ctx, "llama", "{\"attention_bias\": true}", PB_ERR_FORMAT, "'model.layers.0.self_attn.q_proj.bias' is missing");
-    expect_config_error(ctx, "llama-bias", "{\"mlp_bias\": false}", PB_ERR_FORMAT, "'model.layers.0.mlp.down_proj.bias' and 5 more is left over");
+    expect_config_error(ctx, "llama", "{\"attention_bias\": true}", PB_ERR_FORMAT,
+                        "'model.layers.0.self_attn.q_proj.bias' is missing");
+    expect_config_error(ctx, "llama-bias", "{\"mlp_bias\": false}", PB_ERR_FORMAT,
+                        "'model.layers.0.mlp.down_proj.bias' and 5 more is left over");
     expect_config_error(ctx, "gpt2", "{\"n_positions\": 32}", PB_ERR_FORMAT, "transformer.wpe.weight");
     expect_config_error(ctx, "gpt2", "{\"n_inner\": \"<remove>\"}", PB_ERR_FORMAT, "transformer.h.0.mlp.c_fc.weight");
     expect_config_error(ctx, "gpt2", "{\"tie_word_embeddings\": false}", PB_ERR_FORMAT, "'lm_head.weight' is missing");
     expect_config_error(ctx, "gpt2", "{\"model_type\": \"gpt_neo\"}", PB_ERR_FORMAT, "");
     /* a size that config.json does not say is not blamed on it alone */
-    expect_config_error(ctx, "gpt2", "{\"n_embd\": 26, \"n_head\": \"<remove>\"}", PB_ERR_FORMAT, "default of the family: n_head 12");
+    expect_config_error(ctx, "gpt2", "{\"n_embd\": 26, \"n_head\": \"<remove>\"}", PB_ERR_FORMAT,
+                        "default of the family: n_head 12");
     expect_config_error(ctx, "gpt2", "{\"n_embd\": \"<remove>\"}", PB_ERR_FORMAT, "does not say n_embd 768");
-    expect_config_error(ctx, "gpt2", "{\"model_type\": \"llama\", \"hidden_size\": 24, \"num_attention_heads\": 4}", PB_ERR_FORMAT, "the embedding of a llama model");
+    expect_config_error(ctx, "gpt2", "{\"model_type\": \"llama\", \"hidden_size\": 24, \"num_attention_heads\": 4}",
+                        PB_ERR_FORMAT, "the embedding of a llama model");
 }
 
 static void model_open__truncated_weights__are_refused(void **state) {
@@ -312,8 +323,9 @@ static void model_open__truncated_weights__are_refused(void **state) {
 /* ---- shards ------------------------------------------------------------------------------------------------------------------------- */
 
 static char *copy_shards(pb_context *ctx) {
-    static const char *const names[] = {"config.json", "model.safetensors.index.json", "model-00001-of-00003.safetensors",
-                                        "model-00002-of-00003.safetensors", "model-00003-of-00003.safetensors"};
+    static const char *const names[] = {"config.json", "model.safetensors.index.json",
+                                        "model-00001-of-00003.safetensors", "model-00002-of-00003.safetensors",
+                                        "model-00003-of-00003.safetensors"};
     char *folder = test_folder();
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         copy_file(ctx, test_path(test_data("golden/models/files-sharded"), names[i]), test_path(folder, names[i]));
@@ -470,9 +482,7 @@ static void model_open__misaligned_and_wide_weights__give_the_same_numbers(void 
     }
 }
 
-static void keep_warning(void *user, const char *message) {
-    snprintf(user, 512, "%s", message);
-}
+static void keep_warning(void *user, const char *message) { snprintf(user, 512, "%s", message); }
 
 /* A checkpoint that ties by its configuration but holds another unembedding: the checkpoint counts, and it is said. */
 static void model_open__tied_but_different__uses_the_file_and_warns(void **state) {
@@ -553,14 +563,22 @@ static void model_parameter__gpt2__is_the_stored_weight_rearranged(void **state)
     pb_model *model = open_case(*state, "gpt2", NULL); /* 4 heads of 6; c_attn [24, q 24 | k 24 | v 24] */
     SAME(parameter_at(model, "embed.W_E", 2, 7, 3, 0), stored_at(model, "transformer.wte.weight", 7, 3));
     SAME(parameter_at(model, "pos_embed.W_pos", 2, 7, 3, 0), stored_at(model, "transformer.wpe.weight", 7, 3));
-    SAME(parameter_at(model, "blocks.1.attn.W_Q", 3, 2, 5, 4), stored_at(model, "transformer.h.1.attn.c_attn.weight", 5, 2 * 6 + 4));
-    SAME(parameter_at(model, "blocks.1.attn.W_K", 3, 2, 5, 4), stored_at(model, "transformer.h.1.attn.c_attn.weight", 5, 24 + 2 * 6 + 4));
-    SAME(parameter_at(model, "blocks.1.attn.W_V", 3, 2, 5, 4), stored_at(model, "transformer.h.1.attn.c_attn.weight", 5, 48 + 2 * 6 + 4));
-    SAME(parameter_at(model, "blocks.1.attn.b_V", 2, 2, 4, 0), stored_at(model, "transformer.h.1.attn.c_attn.bias", 48 + 2 * 6 + 4, 0));
-    SAME(parameter_at(model, "blocks.1.attn.W_O", 3, 2, 5, 4), stored_at(model, "transformer.h.1.attn.c_proj.weight", 2 * 6 + 5, 4));
-    SAME(parameter_at(model, "blocks.1.attn.b_O", 1, 9, 0, 0), stored_at(model, "transformer.h.1.attn.c_proj.bias", 9, 0));
-    SAME(parameter_at(model, "blocks.0.mlp.W_in", 2, 9, 39, 0), stored_at(model, "transformer.h.0.mlp.c_fc.weight", 9, 39));
-    SAME(parameter_at(model, "blocks.0.mlp.W_out", 2, 39, 9, 0), stored_at(model, "transformer.h.0.mlp.c_proj.weight", 39, 9));
+    SAME(parameter_at(model, "blocks.1.attn.W_Q", 3, 2, 5, 4),
+         stored_at(model, "transformer.h.1.attn.c_attn.weight", 5, 2 * 6 + 4));
+    SAME(parameter_at(model, "blocks.1.attn.W_K", 3, 2, 5, 4),
+         stored_at(model, "transformer.h.1.attn.c_attn.weight", 5, 24 + 2 * 6 + 4));
+    SAME(parameter_at(model, "blocks.1.attn.W_V", 3, 2, 5, 4),
+         stored_at(model, "transformer.h.1.attn.c_attn.weight", 5, 48 + 2 * 6 + 4));
+    SAME(parameter_at(model, "blocks.1.attn.b_V", 2, 2, 4, 0),
+         stored_at(model, "transformer.h.1.attn.c_attn.bias", 48 + 2 * 6 + 4, 0));
+    SAME(parameter_at(model, "blocks.1.attn.W_O", 3, 2, 5, 4),
+         stored_at(model, "transformer.h.1.attn.c_proj.weight", 2 * 6 + 5, 4));
+    SAME(parameter_at(model, "blocks.1.attn.b_O", 1, 9, 0, 0),
+         stored_at(model, "transformer.h.1.attn.c_proj.bias", 9, 0));
+    SAME(parameter_at(model, "blocks.0.mlp.W_in", 2, 9, 39, 0),
+         stored_at(model, "transformer.h.0.mlp.c_fc.weight", 9, 39));
+    SAME(parameter_at(model, "blocks.0.mlp.W_out", 2, 39, 9, 0),
+         stored_at(model, "transformer.h.0.mlp.c_proj.weight", 39, 9));
     SAME(parameter_at(model, "blocks.0.ln2.w", 1, 9, 0, 0), stored_at(model, "transformer.h.0.ln_2.weight", 9, 0));
     SAME(parameter_at(model, "ln_final.b", 1, 9, 0, 0), stored_at(model, "transformer.ln_f.bias", 9, 0));
     SAME(parameter_at(model, "unembed.W_U", 2, 9, 63, 0), stored_at(model, "transformer.wte.weight", 63, 9));
@@ -570,11 +588,16 @@ static void model_parameter__gpt2__is_the_stored_weight_rearranged(void **state)
 
 static void model_parameter__llama__is_the_stored_weight_rearranged(void **state) {
     pb_model *model = open_case(*state, "llama", NULL); /* 4 heads of 6, 2 key/value heads */
-    SAME(parameter_at(model, "blocks.1.attn.W_Q", 3, 3, 5, 4), stored_at(model, "model.layers.1.self_attn.q_proj.weight", 3 * 6 + 4, 5));
-    SAME(parameter_at(model, "blocks.1.attn.W_K", 3, 1, 5, 4), stored_at(model, "model.layers.1.self_attn.k_proj.weight", 6 + 4, 5));
-    SAME(parameter_at(model, "blocks.1.attn.W_O", 3, 3, 5, 4), stored_at(model, "model.layers.1.self_attn.o_proj.weight", 4, 3 * 6 + 5));
-    SAME(parameter_at(model, "blocks.1.mlp.W_gate", 2, 9, 39, 0), stored_at(model, "model.layers.1.mlp.gate_proj.weight", 39, 9));
-    SAME(parameter_at(model, "blocks.1.mlp.W_in", 2, 9, 39, 0), stored_at(model, "model.layers.1.mlp.up_proj.weight", 39, 9));
+    SAME(parameter_at(model, "blocks.1.attn.W_Q", 3, 3, 5, 4),
+         stored_at(model, "model.layers.1.self_attn.q_proj.weight", 3 * 6 + 4, 5));
+    SAME(parameter_at(model, "blocks.1.attn.W_K", 3, 1, 5, 4),
+         stored_at(model, "model.layers.1.self_attn.k_proj.weight", 6 + 4, 5));
+    SAME(parameter_at(model, "blocks.1.attn.W_O", 3, 3, 5, 4),
+         stored_at(model, "model.layers.1.self_attn.o_proj.weight", 4, 3 * 6 + 5));
+    SAME(parameter_at(model, "blocks.1.mlp.W_gate", 2, 9, 39, 0),
+         stored_at(model, "model.layers.1.mlp.gate_proj.weight", 39, 9));
+    SAME(parameter_at(model, "blocks.1.mlp.W_in", 2, 9, 39, 0),
+         stored_at(model, "model.layers.1.mlp.up_proj.weight", 39, 9));
     SAME(parameter_at(model, "blocks.1.attn.b_Q", 2, 3, 4, 0), 0.0f);
     SAME(parameter_at(model, "unembed.W_U", 2, 9, 63, 0), stored_at(model, "lm_head.weight", 63, 9));
     pb_model_unref(model);
@@ -601,21 +624,25 @@ static void model_parameter__grouped_projections__are_taken_apart(void **state) 
     pb_model *model = NULL;
     char path[4096];
     snprintf(path, sizeof path, "%s", test_shared("golden/models"));
-    assert_ok(pb_model_open(ctx, test_path(path, "gpt_neox"), NULL, &model, &err)); /* 3 heads of 8: rows head, q | k | v */
+    assert_ok(
+        pb_model_open(ctx, test_path(path, "gpt_neox"), NULL, &model, &err)); /* 3 heads of 8: rows head, q | k | v */
     SAME(parameter_at(model, "blocks.1.attn.W_K", 3, 2, 5, 4),
          stored_at(model, "gpt_neox.layers.1.attention.query_key_value.weight", 2 * 24 + 8 + 4, 5));
     SAME(parameter_at(model, "blocks.1.attn.b_V", 2, 2, 4, 0),
          stored_at(model, "gpt_neox.layers.1.attention.query_key_value.bias", 2 * 24 + 16 + 4, 0));
     pb_model_unref(model);
-    assert_ok(pb_model_open(ctx, test_path(path, "falcon-new"), NULL, &model, &err)); /* 2 groups of 2 heads of 6, k, v */
+    assert_ok(
+        pb_model_open(ctx, test_path(path, "falcon-new"), NULL, &model, &err)); /* 2 groups of 2 heads of 6, k, v */
     SAME(parameter_at(model, "blocks.0.attn.W_Q", 3, 3, 5, 4),
          stored_at(model, "transformer.h.0.self_attention.query_key_value.weight", 24 + 6 + 4, 5));
     SAME(parameter_at(model, "blocks.0.attn.W_V", 3, 1, 5, 4),
          stored_at(model, "transformer.h.0.self_attention.query_key_value.weight", 24 + 18 + 4, 5));
     pb_model_unref(model);
     assert_ok(pb_model_open(ctx, test_path(path, "phi3"), NULL, &model, &err));
-    SAME(parameter_at(model, "blocks.0.attn.W_V", 3, 1, 5, 4), stored_at(model, "model.layers.0.self_attn.qkv_proj.weight", 36 + 6 + 4, 5));
-    SAME(parameter_at(model, "blocks.0.mlp.W_in", 2, 9, 3, 0), stored_at(model, "model.layers.0.mlp.gate_up_proj.weight", 40 + 3, 9));
+    SAME(parameter_at(model, "blocks.0.attn.W_V", 3, 1, 5, 4),
+         stored_at(model, "model.layers.0.self_attn.qkv_proj.weight", 36 + 6 + 4, 5));
+    SAME(parameter_at(model, "blocks.0.mlp.W_in", 2, 9, 3, 0),
+         stored_at(model, "model.layers.0.mlp.gate_up_proj.weight", 40 + 3, 9));
     pb_model_unref(model);
     assert_ok(pb_model_open(ctx, test_path(path, "mixtral"), NULL, &model, &err));
     SAME(parameter_at(model, "blocks.0.mlp.experts.3.W_in", 2, 9, 3, 0),
@@ -670,7 +697,8 @@ static void check_processed_logits(pb_context *ctx, const char *folder) {
 static void process__log_probs_are_unchanged(void **state) {
     int warnings = 0;
     pb_context_on_warning(*state, drop_warning, &warnings);
-    static const char *const names[] = {"gpt2", "gpt2-untied", "files-f16", "llama", "llama-bias", "llama-rope3", "files-bf16"};
+    static const char *const names[] = {"gpt2",       "gpt2-untied", "files-f16", "llama",
+                                        "llama-bias", "llama-rope3", "files-bf16"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
         check_processed_logits(*state, test_path(test_data("golden/models"), names[i]));
     assert_true(warnings > 0); /* centring says that it leaves RMS models alone */
@@ -679,9 +707,12 @@ static void process__log_probs_are_unchanged(void **state) {
 
 static void process__log_probs_are_unchanged_in_every_family(void **state) {
     int warnings = 0;
-    static const char *const names[] = {"bloom", "cohere", "cohere-qknorm", "falcon", "falcon-alibi", "falcon-new", "gemma", "gemma2", "gemma3",
-                                        "gpt_neo", "gpt_neox", "gptj", "granite", "mixtral", "olmo", "olmo2", "opt", "opt-postnorm", "phi",
-                                        "phi3", "qwen2", "qwen3", "stablelm", "stablelm-parallel", "starcoder2"};
+    static const char *const names[] = {
+        "bloom",     "cohere",  "cohere-qknorm", "falcon",  "falcon-alibi", "falcon-new",
+        "gemma",     "gemma2",  "gemma3",        "gpt_neo", "gpt_neox",     "gptj",
+        "granite",   "mixtral", "olmo",          "olmo2",   "opt",          "opt-postnorm",
+        "phi",       "phi3",    "qwen2",         "qwen3",   "stablelm",     "stablelm-parallel",
+        "starcoder2"};
     char folder[4096];
     snprintf(folder, sizeof folder, "%s", test_shared("golden/models"));
     pb_context_on_warning(*state, drop_warning, &warnings);
@@ -733,9 +764,11 @@ static void process__gpt2__sites_are_what_theory_says(void **state) {
     pb_model *folded = open_case(ctx, "gpt2", &(pb_load_options){.fold_ln = true});
     pb_model *centred = open_case(ctx, "gpt2", &(pb_load_options){.center_writing_weights = true});
     pb_run *a = run_of(raw), *b = run_of(folded), *c = run_of(centred);
-    static const pb_site_kind kept[] = {PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED, PB_SITE_Q, PB_SITE_K, PB_SITE_V, PB_SITE_PATTERN, PB_SITE_Z,
-                                        PB_SITE_MLP_PRE, PB_SITE_MLP_POST, PB_SITE_LN2_NORMALIZED};
-    static const pb_site_kind stream[] = {PB_SITE_RESID_PRE, PB_SITE_ATTN_OUT, PB_SITE_RESID_MID, PB_SITE_MLP_OUT, PB_SITE_RESID_POST};
+    static const pb_site_kind kept[] = {PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED, PB_SITE_Q, PB_SITE_K,
+                                        PB_SITE_V,         PB_SITE_PATTERN,        PB_SITE_Z, PB_SITE_MLP_PRE,
+                                        PB_SITE_MLP_POST,  PB_SITE_LN2_NORMALIZED};
+    static const pb_site_kind stream[] = {PB_SITE_RESID_PRE, PB_SITE_ATTN_OUT, PB_SITE_RESID_MID, PB_SITE_MLP_OUT,
+                                          PB_SITE_RESID_POST};
     for (int layer = 0; layer < 2; layer++) {
         for (size_t i = 0; i < sizeof kept / sizeof kept[0]; i++) {
             assert_same_value(b, a, kept[i], layer);
@@ -759,7 +792,8 @@ static void process__gpt2__sites_are_what_theory_says(void **state) {
 
 static void process__center_unembed__takes_the_mean_of_the_logits(void **state) {
     pb_context *ctx = *state;
-    pb_model *raw = open_case(ctx, "llama", NULL), *model = open_case(ctx, "llama", &(pb_load_options){.center_unembed = true});
+    pb_model *raw = open_case(ctx, "llama", NULL),
+             *model = open_case(ctx, "llama", &(pb_load_options){.center_unembed = true});
     pb_run *a = run_of(raw), *b = run_of(model);
     assert_centred(value_of(b, PB_SITE_LOGITS, -1), value_of(a, PB_SITE_LOGITS, -1));
     pb_run_unref(a);
@@ -855,7 +889,8 @@ static void model_open__every_allocation_failing_once__leaks_nothing(void **stat
 }
 
 static void model_open__every_allocation_failing_once__shared_families(void **state) {
-    static const char *const names[] = {"gemma3", "mixtral", "gptj", "falcon-alibi", "stablelm-parallel", "phi3-longrope"};
+    static const char *const names[] = {"gemma3",       "mixtral",           "gptj",
+                                        "falcon-alibi", "stablelm-parallel", "phi3-longrope"};
     char folder[4096];
     snprintf(folder, sizeof folder, "%s", test_shared("golden/models"));
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
@@ -866,8 +901,9 @@ static void model_open__every_allocation_failing_once__shared_families(void **st
 }
 
 static pb_status read_parameters(pb_context *ctx, void *user, pb_error *err) {
-    static const char *const names[] = {"embed.W_E", "blocks.0.attn.W_Q", "blocks.1.attn.W_O", "blocks.0.mlp.W_in", "blocks.0.attn.b_K",
-                                        "ln_final.w", "unembed.W_U"};
+    static const char *const names[] = {"embed.W_E",         "blocks.0.attn.W_Q", "blocks.1.attn.W_O",
+                                        "blocks.0.mlp.W_in", "blocks.0.attn.b_K", "ln_final.w",
+                                        "unembed.W_U"};
     (void)ctx;
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
         pb_tensor *t = NULL;

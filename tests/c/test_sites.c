@@ -30,7 +30,8 @@ static int tear_down(void **state) {
     return left ? -1 : 0;
 }
 
-static void expect_site(const pb_model *model, const char *name, bool has_layer, int layer, pb_site_kind kind, int want) {
+static void expect_site(const pb_model *model, const char *name, bool has_layer, int layer, pb_site_kind kind,
+                        int want) {
     pb_error err = {0};
     pb_site site;
     assert_ok(pb_site_parse(model, name, has_layer, layer, &site, &err));
@@ -49,7 +50,8 @@ static void site_parse__every_kind_by_its_full_and_short_name(void **state) {
                 continue;
             pb_site_name((pb_site){(pb_site_kind)kind, layered ? 1 : -1}, full, sizeof full);
             expect_site(models[m], full, false, 0, (pb_site_kind)kind, layered ? 1 : -1);
-            expect_site(models[m], pb_site_short_name((pb_site_kind)kind), layered, 1, (pb_site_kind)kind, layered ? 1 : -1);
+            expect_site(models[m], pb_site_short_name((pb_site_kind)kind), layered, 1, (pb_site_kind)kind,
+                        layered ? 1 : -1);
             if (layered) {
                 expect_site(models[m], full, true, 1, (pb_site_kind)kind, 1);
                 expect_site(models[m], full + strlen("blocks.1."), true, -1, (pb_site_kind)kind, 1);
@@ -82,9 +84,11 @@ static void site_parse__unknown_site__names_the_nearest(void **state) {
     pb_error err = {0};
     pb_site site;
     assert_error(pb_site_parse(model, "resid_prr", true, 0, &site, &err), PB_ERR_ARGUMENT, "did you mean 'resid_pre'");
-    assert_error(pb_site_parse(model, "blocks.0.attn.hook_patern", false, 0, &site, &err), PB_ERR_ARGUMENT, "hook_pattern");
+    assert_error(pb_site_parse(model, "blocks.0.attn.hook_patern", false, 0, &site, &err), PB_ERR_ARGUMENT,
+                 "hook_pattern");
     assert_error(pb_site_parse(model, "blocks.0.hook_embed", false, 0, &site, &err), PB_ERR_ARGUMENT, "no site");
-    assert_error(pb_site_parse(model, "hook_scale", true, 0, &site, &err), PB_ERR_ARGUMENT, "no site"); /* of which norm? */
+    assert_error(pb_site_parse(model, "hook_scale", true, 0, &site, &err), PB_ERR_ARGUMENT,
+                 "no site"); /* of which norm? */
     assert_error(pb_site_parse(model, "banana sandwich", true, 0, &site, &err), PB_ERR_ARGUMENT, "banana sandwich");
     assert_error(pb_site_parse(model, "", true, 0, &site, &err), PB_ERR_ARGUMENT, NULL);
     assert_error(pb_site_parse(model, "blocks.x.hook_z", false, 0, &site, &err), PB_ERR_ARGUMENT, "no layer number");
@@ -98,9 +102,12 @@ static void site_parse__layer_out_of_range__says_the_range(void **state) {
     assert_error(pb_site_parse(model, "z", true, 2, &site, &err), PB_ERR_ARGUMENT, "layers 0 to 1");
     assert_error(pb_site_parse(model, "z", true, -3, &site, &err), PB_ERR_ARGUMENT, "layers 0 to 1");
     assert_error(pb_site_parse(model, "blocks.2.attn.hook_z", false, 0, &site, &err), PB_ERR_ARGUMENT, "layers 0 to 1");
-    assert_error(pb_site_parse(model, "blocks.-1.attn.hook_z", false, 0, &site, &err), PB_ERR_ARGUMENT, "layers 0 to 1");
-    assert_error(pb_site_parse(model, "blocks.99999999999999999999.attn.hook_z", false, 0, &site, &err), PB_ERR_ARGUMENT, "range");
-    assert_error(pb_site_parse(model, "blocks.0.attn.hook_z", true, 1, &site, &err), PB_ERR_ARGUMENT, "layer 1 was given");
+    assert_error(pb_site_parse(model, "blocks.-1.attn.hook_z", false, 0, &site, &err), PB_ERR_ARGUMENT,
+                 "layers 0 to 1");
+    assert_error(pb_site_parse(model, "blocks.99999999999999999999.attn.hook_z", false, 0, &site, &err),
+                 PB_ERR_ARGUMENT, "range");
+    assert_error(pb_site_parse(model, "blocks.0.attn.hook_z", true, 1, &site, &err), PB_ERR_ARGUMENT,
+                 "layer 1 was given");
     assert_error(pb_site_parse(model, "z", false, 0, &site, &err), PB_ERR_ARGUMENT, "is in every layer");
     assert_error(pb_site_parse(model, "logits", true, 1, &site, &err), PB_ERR_ARGUMENT, "belongs to no layer");
 }
@@ -113,7 +120,8 @@ static void site_parse__absent_in_the_family__says_why(void **state) {
     assert_error(pb_site_parse(f->gpt2, "mlp_pre_linear", true, 0, &site, &err), PB_ERR_ARGUMENT, "no gate");
     assert_error(pb_site_parse(f->gpt2, "ln1_post_scale", true, 0, &site, &err), PB_ERR_ARGUMENT, "gpt2");
     assert_error(pb_site_parse(f->gpt2, "expert_weights", true, 0, &site, &err), PB_ERR_ARGUMENT, "mixture");
-    assert_error(pb_site_parse(f->llama, "hook_pos_embed", false, 0, &site, &err), PB_ERR_ARGUMENT, "learned positions");
+    assert_error(pb_site_parse(f->llama, "hook_pos_embed", false, 0, &site, &err), PB_ERR_ARGUMENT,
+                 "learned positions");
     assert_int_equal(site.layer, 77); /* not written */
 }
 
@@ -183,10 +191,17 @@ static void check_existing_sites(pb_context *ctx, const char *folder) {
     assert_ok(pb_safetensors_open(ctx, test_path(path, "expected.safetensors"), &expected, &err));
     for (int kind = 0; kind < PB_SITE_KINDS; kind++) {
         switch (kind) { /* not stored by the golden cases */
-        case PB_SITE_ATTN_IN: case PB_SITE_Q_INPUT: case PB_SITE_K_INPUT: case PB_SITE_V_INPUT: case PB_SITE_RESULT: case PB_SITE_MLP_IN:
-        case PB_SITE_EXPERT_WEIGHTS: case PB_SITE_EXPERT_INDICES:
+        case PB_SITE_ATTN_IN:
+        case PB_SITE_Q_INPUT:
+        case PB_SITE_K_INPUT:
+        case PB_SITE_V_INPUT:
+        case PB_SITE_RESULT:
+        case PB_SITE_MLP_IN:
+        case PB_SITE_EXPERT_WEIGHTS:
+        case PB_SITE_EXPERT_INDICES:
             continue;
-        default: break;
+        default:
+            break;
         }
         bool layered = pb_site_has_layer((pb_site_kind)kind);
         for (int layer = layered ? 0 : -1; layer < (layered ? pb_model_layers(model) : 0); layer++) {
@@ -212,9 +227,33 @@ static void site_exists__as_the_golden_models_store(void **state) {
 
 static void site_exists__as_the_shared_golden_models_store(void **state) {
     pb_context *ctx = ((fixture *)*state)->ctx;
-    static const char *const others[] = {"bloom", "cohere", "falcon", "falcon-alibi", "falcon-new", "gemma", "gemma2", "gemma3", "gpt_neo",
-                                         "gpt_neox", "gpt_neox-sequential", "gptj", "granite", "mistral", "mixtral", "olmo", "olmo2", "opt",
-                                         "opt-postnorm", "phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "stablelm-parallel", "starcoder2"};
+    static const char *const others[] = {"bloom",
+                                         "cohere",
+                                         "falcon",
+                                         "falcon-alibi",
+                                         "falcon-new",
+                                         "gemma",
+                                         "gemma2",
+                                         "gemma3",
+                                         "gpt_neo",
+                                         "gpt_neox",
+                                         "gpt_neox-sequential",
+                                         "gptj",
+                                         "granite",
+                                         "mistral",
+                                         "mixtral",
+                                         "olmo",
+                                         "olmo2",
+                                         "opt",
+                                         "opt-postnorm",
+                                         "phi",
+                                         "phi3",
+                                         "qwen2",
+                                         "qwen3",
+                                         "smollm3",
+                                         "stablelm",
+                                         "stablelm-parallel",
+                                         "starcoder2"};
     char folder[4096];
     snprintf(folder, sizeof folder, "%s", test_shared("golden/models"));
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++)
