@@ -267,6 +267,7 @@ int pb_command_test(const char *const *paths, const pb_command_options *o) {
     }
     test_counts total = {0, 0, 0};
     int code = 0;
+    setvbuf(stdout, NULL, _IOLBF, 0); /* a test that hangs has said which came before it */
     for (; *paths && code == 0; paths++) {
         if (pb_file_exists(*paths)) {
             test_file(*paths, output, o, &total);

@@ -110,6 +110,7 @@ local function handler(err)
 end
 
 function check.test(name, fn)
+  if core.environment and core.environment "VERBOSE" == "2" then say("RUN " .. name) end
   local ok, err = xpcall(fn, handler)
   if ok then
     passed = passed + 1
