@@ -67,8 +67,9 @@ pb_status pb_metric_create(pb_context *ctx, const pb_metric_options *o, pb_metri
     m->fn = o->fn;
     m->user = o->user;
     if (!m->positions || !m->answers || !m->wrong) {
+        size_t bytes = (m->n_positions + m->n_answers + m->n_wrong) * sizeof(int32_t);
         pb_metric_unref(m);
-        return pb_fail_memory(err, ctx, (m->n_positions + m->n_answers + m->n_wrong) * sizeof(int32_t), "a metric");
+        return pb_fail_memory(err, ctx, bytes, "a metric");
     }
     *out = m;
     return PB_OK;
