@@ -145,13 +145,15 @@ static void compare_site(pb_model *model, pb_run *run, const pb_entry *entry, co
 }
 
 /* Every stored value of the case against a model of this folder. */
-static void compare_all(pb_context *ctx, const char *folder, const pb_safetensors *expected, const char *label,
-                        double tolerance) {
+static void compare_all(pb_context *ctx, const char *folder, const pb_load_options *options,
+                        const pb_safetensors *expected, const char *label, double tolerance) {
     pb_error err = {0};
     pb_model *model = NULL;
     outcome sum = {0};
-    assert_ok(pb_model_open(ctx, folder, NULL, &model, &err));
+    assert_ok(pb_model_open(ctx, folder, options, &model, &err));
     for (int prompt = 0; prompt < PROMPTS; prompt++) {
+        if (!pb_safetensors_find(expected, prompt ? "p1.input_ids" : "p0.input_ids"))
+            continue;
         pb_run *run = run_prompt(model, expected, prompt);
         for (size_t i = 0; i < pb_safetensors_count(expected); i++) {
             const pb_entry *entry = pb_safetensors_at(expected, i);
@@ -218,12 +220,12 @@ static void check_case(pb_context *ctx, const char *folder_path, const char *nam
     double tolerance = json_number_value(json_object_get(json_object_get(description, "tolerance"), "values"));
     assert_true(tolerance > 0.0 && tolerance < 1e-3);
     assert_ok(pb_safetensors_open(ctx, test_path(folder, "expected.safetensors"), &expected, &err));
-    compare_all(ctx, folder, expected, name, tolerance);
+    compare_all(ctx, folder, NULL, expected, name, tolerance);
     if (access(test_path(folder, "config.old.json"), R_OK) == 0) {
         json_t *config = load_json(test_path(folder, "config.old.json"));
         char *old = folder_with(folder, config);
         snprintf(label, sizeof label, "%s (old configuration)", name);
-        compare_all(ctx, old, expected, label, tolerance);
+        compare_all(ctx, old, NULL, expected, label, tolerance);
         test_folder_remove(old);
         json_decref(config);
     }
@@ -239,6 +241,24 @@ static void run_case(const char *folder, const char *name) {
     pb_context_unref(ctx);
 }
 
+/* The same model with its weights processed, by TransformerLens (tests/golden/processed). */
+static void golden_model__processed(void **state) {
+    static const pb_load_options all = {
+        .fold_ln = true, .center_writing_weights = true, .center_unembed = true, .fold_value_biases = true};
+    const char *name = *state;
+    char file[64], folder[4096];
+    pb_error err = {0};
+    pb_safetensors *expected = NULL;
+    pb_context *ctx = test_context();
+    snprintf(file, sizeof file, "%s.safetensors", name);
+    snprintf(folder, sizeof folder, "%s", test_path(test_data("golden/models"), name));
+    assert_ok(pb_safetensors_open(ctx, test_path(test_data("golden/processed"), file), &expected, &err));
+    compare_all(ctx, folder, &all, expected, "processed weights", 2e-5);
+    pb_safetensors_unref(expected);
+    assert_int_equal(pb_context_memory_used(ctx), 0);
+    pb_context_unref(ctx);
+}
+
 static void golden_model__own_case(void **state) {
     const char *name = *state;
     run_case(test_path(test_data("golden/models"), name), name);
@@ -250,12 +270,15 @@ static void golden_model__shared_case(void **state) {
 }
 
 int main(void) {
-    struct CMUnitTest tests[OWN + SHARED];
+    struct CMUnitTest tests[OWN + SHARED + 2];
     for (int i = 0; i < OWN; i++)
         tests[i] =
             (struct CMUnitTest){own_cases[i], golden_model__own_case, NULL, NULL, (void *)(uintptr_t)own_cases[i]};
     for (int i = 0; i < SHARED; i++)
         tests[OWN + i] = (struct CMUnitTest){shared_cases[i], golden_model__shared_case, NULL, NULL,
                                              (void *)(uintptr_t)shared_cases[i]};
-    return _cmocka_run_group_tests("golden models", tests, OWN + SHARED, NULL, NULL);
+    for (int i = 0; i < 2; i++)
+        tests[OWN + SHARED + i] = (struct CMUnitTest){i ? "processed llama" : "processed gpt2", golden_model__processed,
+                                                      NULL, NULL, (void *)(uintptr_t)(i ? "llama" : "gpt2")};
+    return _cmocka_run_group_tests("golden models", tests, OWN + SHARED + 2, NULL, NULL);
 }
