@@ -47,7 +47,11 @@ size_t pb_model_weight_count(const pb_model *model);
 const char *pb_model_weight_name(const pb_model *model, size_t i);
 /* A weight in TransformerLens's shape and name: embed.W_E [vocab, D], pos_embed.W_pos, blocks.i.attn.W_Q [heads, D, dh],
  * W_K W_V (kv heads), W_O [heads, dh, D], b_Q [heads, dh] ..., b_O, mlp.W_in [D, d_mlp], W_gate, W_out, b_in, b_out,
- * ln1.w ln1.b ln2.*, ln_final.*, unembed.W_U [D, vocab], b_U. A copy. Absent biases are zeros; other absent names an error. */
+ * ln1.w ln1.b ln2.*, ln_final.*, unembed.W_U [D, vocab], b_U. Where the family has them also ln1_post.*, ln2_post.*,
+ * attn.q_norm.* attn.k_norm.*, embed_norm.*, project_in, project_out, mlp.W_router [D, experts], mlp.experts.e.W_in (W_gate,
+ * W_out). A gated mlp's W_gate is the branch with the activation, W_in the other. A copy, after weight processing if there
+ * was any. Absent biases are zeros and weights of a norm without them ones (Gemma's 1 + w is added); other absent names are
+ * an error. */
 pb_status pb_model_parameter(const pb_model *model, const char *name, pb_tensor **out, pb_error *err);
 
 /* ---- sites ------------------------------------------------------------------------------------------------------------------ */
