@@ -1,5 +1,5 @@
 /* Where things are: the Lua files of the host, models, and the files that a recipe may read and write. */
-#include <errno.h>
+#include <dirent.h>
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
@@ -83,7 +83,8 @@ char *pb_path_scripts(pb_context *ctx, pb_error *err)
 /* Push the path if there is a config.json in folder/name. */
 static bool push_if_model(lua_State *L, const char *folder, const char *name)
 {
-    const char *path = folder && name[0] != '/' ? lua_pushfstring(L, "%s/%s", folder, name) : lua_pushstring(L, name);
+    bool alone = !folder || strcmp(folder, ".") == 0 || name[0] == '/';
+    const char *path = alone ? lua_pushstring(L, name) : lua_pushfstring(L, "%s/%s", folder, name);
     const char *config = lua_pushfstring(L, "%s/config.json", path);
     bool there = pb_file_exists(config);
     lua_pop(L, there ? 1 : 2);
@@ -153,6 +154,30 @@ static bool push_from_hub(lua_State *L, const char *id)
     return true;
 }
 
+/* The nearest of the models in the listed folders (table at index `list`); pushes its name, or nil. */
+static const char *push_nearest_model(lua_State *L, int list, const char *name)
+{
+    char best[256] = "";
+    for (lua_Integer i = 1; lua_rawgeti(L, list, i) == LUA_TSTRING; i++) {
+        DIR *folder = opendir(lua_tostring(L, -1));
+        lua_pop(L, 1);
+        for (struct dirent *entry; folder && (entry = readdir(folder));) {
+            pb_suggestion s;
+            pb_suggestion_begin(&s, name);
+            if (best[0])
+                pb_suggestion_offer(&s, best);
+            if (entry->d_name[0] != '.')
+                pb_suggestion_offer(&s, entry->d_name);
+            if (s.best == entry->d_name)
+                snprintf(best, sizeof best, "%s", entry->d_name);
+        }
+        if (folder)
+            closedir(folder);
+    }
+    lua_pop(L, 1);
+    return lua_pushstring(L, best[0] ? best : NULL);
+}
+
 const char *pb_host_find_model(lua_State *L, const char *name)
 {
     pb_host *host = pb_host_of(L);
@@ -177,6 +202,10 @@ const char *pb_host_find_model(lua_State *L, const char *name)
         }
         const char *folder = pb_folder_exists(name) ? " (that folder has no config.json)" : "";
         const char *hub = strchr(name, '/') ? "" : "; a Hugging Face id has the form organisation/name";
+        const char *nearest = push_nearest_model(L, top + 1, name);
+        if (nearest)
+            pb_lua_fail(L, "no model '%s'%s; did you mean '%s'? (looked in %sthe recipe's folder, the current folder and the local Hugging "
+                           "Face cache)", name, folder, nearest, looked);
         pb_lua_fail(L, "no model '%s'%s: looked for a folder with a config.json in %sthe recipe's folder (%s), the current folder and the "
                        "local Hugging Face cache%s", name, folder, looked, host->recipe_folder, hub);
     }
@@ -262,9 +291,18 @@ static bool lies_in(const char *path, const char *folder)
     return strncmp(real, root, n) == 0 && (real[n] == '/' || real[n] == '\0');
 }
 
-static bool readable(pb_host *host, const char *path)
+static bool readable(lua_State *L, const char *path)
 {
+    pb_host *host = pb_host_of(L);
     if (host->trust || host->testing || lies_in(path, host->recipe_folder) || lies_in(path, host->output))
+        return true;
+    int top = lua_gettop(L);
+    push_model_folders(L); /* built-in models come with data: tasks/facts.jsonl */
+    bool built_in = false;
+    for (lua_Integer i = 1; !built_in && lua_rawgeti(L, top + 1, i) == LUA_TSTRING; i++)
+        built_in = lies_in(path, lua_tostring(L, -1));
+    lua_settop(L, top);
+    if (built_in)
         return true;
     for (char **folder = host->readable; *folder; folder++)
         if (lies_in(path, *folder))
@@ -275,20 +313,18 @@ static bool readable(pb_host *host, const char *path)
 const char *pb_host_input_path(lua_State *L, const char *name)
 {
     pb_host *host = pb_host_of(L);
-    luaL_checkstack(L, 8, "a path");
+    luaL_checkstack(L, 16, "a path");
     if (!*name)
         pb_lua_fail(L, "the file name is empty");
     int top = lua_gettop(L);
     bool seen = false;
-    const char *folders[3] = {host->recipe_folder, host->output, "."};
-    for (int i = 0; i < 3 + (int)(host->readable[0] != NULL) * 64; i++) {
+    const char *const folders[3] = {host->recipe_folder, host->output, "."};
+    for (size_t i = 0; i < 3 || host->readable[i - 3]; i++) {
         const char *folder = i < 3 ? folders[i] : host->readable[i - 3];
-        if (!folder)
-            break;
         const char *path = name[0] == '/' ? lua_pushstring(L, name) : lua_pushfstring(L, "%s/%s", folder, name);
         if (access(path, F_OK) == 0) {
             seen = true;
-            if (readable(host, path))
+            if (readable(L, path))
                 return path;
         }
         lua_settop(L, top);

@@ -417,9 +417,9 @@ function pb.mean(grids)
   return mean(grids)
 end
 
--- pb.grid { values = tensor, axes = { "layer", "head" }, labels =, coords =, unit =, name =, base =, target =, se = }
+-- pb.grid { values = tensor, axes = { "layer", "head" }, labels =, coords =, unit =, name =, base =, target =, se =, metric =, about = }
 function pb.grid(t)
-  core.fields(t, { "values", "axes", "coords", "labels", "unit", "name", "base", "target", "se" }, 0, "pb.grid")
+  core.fields(t, { "values", "axes", "coords", "labels", "unit", "name", "base", "target", "se", "metric", "about" }, 0, "pb.grid")
   if type(t.axes) ~= "table" or #t.axes == 0 then core.raise("pb.grid needs axes, a list of names") end
   local values = type(t.values) == "table" and pb.tensor(t.values) or t.values
   if getmetatable(values) ~= "tensor" then core.raise("pb.grid needs values, a tensor, got " .. core.describe(t.values)) end
@@ -438,5 +438,5 @@ function pb.grid(t)
     end
   end
   return new { values = values, axes = { table.unpack(t.axes) }, coords = coords, labels = labels, unit = t.unit or "value", name = t.name,
-               base = t.base, target = t.target, se = t.se }
+               base = t.base, target = t.target, se = t.se, metric = t.metric, about = t.about }
 end

@@ -107,7 +107,7 @@ end
 
 local function jsonl_decode(text, name)
   local values, number = {}, 0
-  for line in text:gmatch("[^\n]+") do
+  for line in (text .. "\n"):gmatch("([^\n]*)\n") do
     number = number + 1
     if line:find "%S" then values[#values + 1] = core.json_decode(line, ("%s, line %d"):format(name, number)) end
   end
@@ -121,6 +121,56 @@ local function jsonl_encode(values, name)
   end
   lines[#lines + 1] = ""
   return table.concat(lines, "\n")
+end
+
+-- ---- one by one, broken ones included -------------------------------------------------------------------------------------
+
+local function message_of(err) return (tostring(err):gsub("^[^\n:]-:%d+: ", "")) end
+
+local record_readers = {}
+
+function record_readers.jsonl(name)
+  local records, number = {}, 0
+  for line in (core.read_text(name) .. "\n"):gmatch("([^\n]*)\n") do
+    number = number + 1
+    if line:find "%S" then
+      local ok, value = pcall(core.json_decode, line, ("%s, line %d"):format(name, number))
+      records[#records + 1] = ok and { line = number, value = value } or { line = number, error = message_of(value) }
+    end
+  end
+  return records
+end
+
+function record_readers.json(name)
+  local records = {}
+  for i, value in ipairs(core.check_list(core.json_decode(core.read_text(name), name), ("'%s'"):format(name))) do
+    records[i] = { line = i, value = value }
+  end
+  return records
+end
+
+-- Lines are counted as editors do: a quoted field may hold several.
+function record_readers.csv(name)
+  local text = core.read_text(name)
+  if text == "" then core.raise(("'%s' is empty: the first line of a CSV file names its columns"):format(name)) end
+  local columns, _, at = csv_record(text, 1, name)
+  local records, line, counted = {}, 1, 1
+  while at do
+    local _, newlines = text:sub(counted, at - 1):gsub("\n", "")
+    line, counted = line + newlines, at
+    local ok, fields, quoted, next_at = pcall(csv_record, text, at, name)
+    local record = { line = line }
+    if not ok then
+      record.error, next_at = message_of(fields), nil
+    elseif #fields ~= #columns then
+      record.error = ("'%s', line %d: %d fields, the first line names %d"):format(name, line, #fields, #columns)
+    else
+      record.value = {}
+      for i, column in ipairs(columns) do record.value[column] = not quoted[i] and tonumber(fields[i]) or fields[i] end
+    end
+    records[#records + 1], at = record, next_at
+  end
+  return records
 end
 
 -- ---- by extension --------------------------------------------------------------------------------------------------------------
@@ -162,6 +212,11 @@ end
 
 function pb.read(name)
   return readers[extension(name, readers, "read", READABLE)](name)
+end
+
+-- pb.records(name) -> list of { line =, value = } or { line =, error = }
+function pb.records(name)
+  return record_readers[extension(name, record_readers, "records", ".jsonl, .csv, .json (a list)")](name)
 end
 
 function pb.write(name, data, options)

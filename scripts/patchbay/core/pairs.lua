@@ -125,6 +125,17 @@ function Set:filter(keep)
   return new(self.model, kept)
 end
 
+-- A position by name: the pair's own, or "end", the last.
+local function named_position(pair, name, i)
+  local position = pair.positions[name]
+  if position ~= nil then return position end
+  if name == "end" then return -1 end
+  local known = core.sorted_keys(pair.positions)
+  local near = core.suggest(name, known)
+  core.raise(("pair %d has no position '%s'%s"):format(i, name, near and "; did you mean '" .. near .. "'?" or
+             #known > 0 and " (it has " .. table.concat(known, ", ") .. ")" or ": pairs get them as positions = { name = ... }"))
+end
+
 -- ---- metrics -----------------------------------------------------------------------------------------------------------------
 
 local function needs(pair, field, name, i)
@@ -154,6 +165,18 @@ local function metric_maker(metric, where)
              near and " (did you mean '" .. near .. "'?)" or ""))
 end
 
+-- set:metric("logit_diff", 3) -> the metric of pair 3, with its own answers
+function Set:metric(metric, i)
+  check(self, "metric")
+  return metric_maker(metric, "set:metric")(self[i], i)
+end
+
+-- set:position("subject", 3) -> the position, or list of positions, that pair 3 has under this name
+function Set:position(name, i)
+  check(self, "position")
+  return named_position(self[i], name, i)
+end
+
 -- set:measure("logit_diff" [, "clean" | "corrupt"]) -> tensor [n]: the metric of every pair as it is
 function Set:measure(metric, side)
   check(self, "measure")
@@ -178,17 +201,6 @@ function Set:accuracy(model)
 end
 
 -- ---- sweeps -------------------------------------------------------------------------------------------------------------------
-
--- A position by name: the pair's own, or "end", the last.
-local function named_position(pair, name, i)
-  local position = pair.positions[name]
-  if position ~= nil then return position end
-  if name == "end" then return -1 end
-  local known = core.sorted_keys(pair.positions)
-  local near = core.suggest(name, known)
-  core.raise(("pair %d has no position '%s'%s"):format(i, name, near and "; did you mean '" .. near .. "'?" or
-             #known > 0 and " (it has " .. table.concat(known, ", ") .. ")" or ": pairs get them as positions = { name = ... }"))
-end
 
 -- The field with names replaced by the pair's numbers. In a list each entry stays one coordinate, named for the label.
 local function resolve(pair, field, i)

@@ -34,8 +34,8 @@ The caption says what was measured and how it was normalised. The file holds the
   { name = "grid:show", signature = "grid:show([{ mark =, panels =, colour =, width =, max_rows = }]) -> grid",
     summary = "Print the grid: coloured in a terminal, plain numbers elsewhere." },
   { name = "grid:save", signature = "grid:save(path) -> grid", summary = "Write a .csv (one row a cell) or a .safetensors with the facts as metadata." },
-  { name = "pb.grid", signature = "pb.grid { values =, axes =, coords =, labels =, unit =, name =, base =, target =, se = } -> grid",
-    summary = "A grid of your own numbers.", text = "coords default to 0, 1, 2 ...; labels to the coordinates.",
+  { name = "pb.grid", signature = "pb.grid { values =, axes =, coords =, labels =, unit =, name =, base =, target =, se =, metric =, about = } -> grid",
+    summary = "A grid of your own numbers.", text = "coords default to 0, 1, 2 ...; labels to the coordinates. metric (a text) and about (texts by name) go into figures.",
     example = [[pb.grid { values = drop:reshape(6, 4), axes = { "layer", "head" }, unit = "drop of log probability" }]] },
   { name = "pb.mean", signature = "pb.mean(list of grids) -> grid", summary = "Mean of grids with equal axes, cell by cell, with its standard error." },
 }

@@ -20,6 +20,10 @@ logit, prob, prob_diff, log_prob, rank with the pair's answers, nll, kl from the
 pos, dest and src can be names of the pairs' positions ("subject"), and "end" is the last. A sweep over all positions needs prompts of one
 length. grid.parts has each pair's grid.]] },
   { name = "set:measure", signature = "set:measure(metric [, \"clean\" | \"corrupt\"]) -> tensor [n]", summary = "The metric of every pair's prompt as it is." },
+  { name = "set:metric", signature = "set:metric(metric, i) -> metric", summary = "The metric of pair i, with that pair's own answers.",
+    text = "metric: a name as set:sweep takes them, a metric, or function(pair, i) -> metric." },
+  { name = "set:position", signature = "set:position(name, i) -> number or list", summary = "What pair i calls a position; \"end\" is the last where it has no other.",
+    text = "An unknown name is an error that lists those the pair has." },
   { name = "set:accuracy", signature = "set:accuracy([model]) -> share", summary = "Share of clean prompts whose answer is the likeliest token.",
     text = "With another model of the same vocabulary: that one's share on the same tokens. Of several answers one must be first." },
   { name = "set:split", signature = "set:split(share) -> set, set", summary = "The first share of the pairs, and the rest." },

@@ -1,0 +1,212 @@
+-- Causal tracing against the arrays of ROME's own code, and against what must hold whatever the numbers are.
+local pb, check = require "patchbay", require "patchbay.check"
+local trace, noise, data = require "patchbay.trace", require "patchbay.noise", require "patchbay.data"
+
+local golden = (check.environment "PB_TEST_DATA" or "tests") .. "/golden/techniques"
+
+local function largest_difference(got, wanted)
+  check.eq(got.shape, wanted.shape)
+  local worst, flat = 0, wanted:tolist()
+  for i, x in ipairs(got:tolist()) do
+    local gap = math.abs(x - flat[i])
+    if not (gap <= worst) then worst = gap end
+  end
+  return worst
+end
+
+-- ---- every array of the peer --------------------------------------------------------------------------------------------------
+
+local function test_case(label, folder, model_name)
+  local case, expected = pb.read(folder .. "/case.json"), pb.read(folder .. "/expected.safetensors")
+  local model, inputs = pb.load(model_name), case.inputs
+  local subject = {}
+  for pos = inputs.subject_range[1], inputs.subject_range[2] - 1 do subject[#subject + 1] = pos end
+  local fact = { prompt = inputs.prompt, subject = subject, answer = inputs.answer }
+  local looked_at = { ["in.noise"] = true }
+
+  local function compare(name, got)
+    looked_at[name] = true
+    local about = case.arrays[name]
+    local gap = type(got) == "number" and math.abs(got - expected[name]:item()) or largest_difference(got, expected[name])
+    check.ok(gap <= about.tolerance, ("%s differs by %.3g, tolerance %.3g"):format(name, gap, about.tolerance))
+  end
+  local function test(name, fn) check.test(("golden rome_trace %s: %s"):format(label, name), fn) end
+  local function token_layer(grid) return grid.values:transpose(0, 1):contiguous() end
+
+  test("sigma", function() compare("noise.sigma", noise.sigma(model, inputs.subjects)) end)
+  for _, how in ipairs { "add", "replace" } do
+    for _, window in ipairs { 10, 3, 2 } do
+      test(("%s, window %d"):format(how, window), function()
+        local result = trace.rome(model, fact, { noise = expected["in.noise"], samples = inputs.samples, replace = how == "replace", window = window })
+        compare("high_score", result.high)
+        compare("low_score." .. how, result.low)
+        compare(how .. ".block", token_layer(result.block))
+        compare(("%s.mlp.w%d"):format(how, window), token_layer(result.mlp))
+        compare(("%s.attn.w%d"):format(how, window), token_layer(result.attn))
+        check.eq({ result.block.base, result.block.target }, { result.low, result.high })
+      end)
+    end
+  end
+  for _, kind in ipairs { "mlp", "attn" } do
+    test("severed " .. kind, function()
+      local result = trace.rome(model, fact, { kinds = { "block" }, noise = expected["in.noise"], samples = inputs.samples, sever = kind })
+      compare("severed_" .. kind, token_layer(result.block))
+    end)
+  end
+  test("several states together", function()
+    local places = {}
+    for i, state in ipairs(inputs.several) do places[i] = { pos = state[1], layer = state[2] } end
+    local values, low, high = trace.states(model, fact, { { restore = places }, { restore = { { pos = "all", layer = 0 } } } },
+                                           { noise = expected["in.noise"], samples = inputs.samples })
+    compare("several", values:get(0))
+    check.eq(values:get(1), high, "all of layer 0 restored")
+    check.ok(low < high)
+  end)
+  test("every array was looked at", function()
+    for name in pairs(case.arrays) do check.ok(looked_at[name], name) end
+  end)
+end
+
+test_case("gpt2", golden .. "/rome_trace/gpt2", golden .. "/models/gpt2")
+test_case("facts", golden .. "/facts/rome_trace", "facts")
+
+-- ---- what must hold ------------------------------------------------------------------------------------------------------------
+
+local model = pb.load "facts"
+local FACT = { prompt = "The Eiffel Tower is located in the city of", subject = "Eiffel Tower", answer = " Paris" }
+local quick = { noise = 0.34, samples = 3, window = 3, seed = 1 }
+
+local function with(changes)
+  local o = {}
+  for key, value in pairs(quick) do o[key] = value end
+  for key, value in pairs(changes) do o[key] = value end
+  return o
+end
+
+check.test("trace: a cell is the mean over samples of patched runs, one by one", function()
+  local result = trace.rome(model, FACT, quick)
+  local clean, metric, sum = model:run(FACT.prompt), pb.metric.prob " Paris", 0
+  local subject = clean:find "Eiffel Tower"
+  check.eq(result.positions, subject)
+  for draw = 0, 2 do
+    local corrupted = clean:patched { { site = "hook_embed", pos = subject, add = pb.randn { #subject, 128, seed = 1, draw = draw } * 0.34 } }
+    sum = sum + metric(corrupted:patched { { site = "mlp_out", layer = { 1, 2, 3 }, pos = subject[#subject], from = clean } })
+  end
+  check.close(result.mlp:get { layer = 2, pos = subject[#subject] }, sum / 3, 1e-6)
+  check.eq(result.high, metric(clean))
+end)
+
+check.test("trace: before the subject nothing is corrupted, so nothing can be restored", function()
+  local result = trace.rome(model, FACT, quick)
+  for layer = 0, model.layers - 1 do
+    for _, kind in ipairs { "block", "mlp", "attn" } do check.eq(result[kind]:get { layer = layer, pos = 0 }, result.low, kind) end
+  end
+  check.eq(result.block:get { layer = 5, pos = -1 }, result.high, "the last state of the last position is the clean run's")
+end)
+
+check.test("trace: severing both paths leaves what a state passes on by itself", function()
+  local plain = trace.rome(model, FACT, with { kinds = { "block" } })
+  local severed = trace.rome(model, FACT, with { kinds = { "block" }, sever = "mlp" })
+  check.eq(severed.block:get { layer = 5, pos = -1 }, plain.block:get { layer = 5, pos = -1 }, "above the last layer there is nothing to hold")
+  local last = plain.positions[#plain.positions]
+  check.ok(severed.block:get { layer = 0, pos = last } < plain.block:get { layer = 0, pos = last }, "the subject's MLPs carry the fact")
+end)
+
+check.test("trace: corruption by another prompt is activation patching", function()
+  local result = trace.rome(model, FACT, { kinds = { "block" }, corrupt = "The Roman Forum is located in the city of" })
+  local clean = model:run(FACT.prompt)
+  local corrupt = clean:fork "The Roman Forum is located in the city of"
+  local grid = corrupt:sweep { site = "resid_post", over = { "layer", "pos" }, from = clean, metric = pb.metric.prob " Paris" }
+  check.eq(result.block.values, grid.values)
+  check.eq({ result.low, result.high }, { grid.base, grid.target })
+end)
+
+check.test("trace: every kind of noise has the scale it names", function()
+  local subjects = {}
+  for i = 1, 400 do subjects[i] = { (i * 37) % 2000, (i * 91) % 2000 } end
+  local function give() return subjects end
+  local sigma = noise.sigma(model, subjects)
+  local function spread(level, samples)
+    local sample, all = noise.sampler(model, level, give, 5), {}
+    for j = 1, samples or 200 do all[j] = sample(3, j - 1) end
+    return pb.concat(all)
+  end
+  check.close(spread("s3"):var() ^ 0.5, 3 * sigma, 0.02 * sigma * 3, "s3")
+  check.close(spread("s"):var() ^ 0.5, sigma, 0.02 * sigma, "s")
+  check.close(spread(0.25):var() ^ 0.5, 0.25, 0.01, "plain")
+  local uniform = spread "u0.5"
+  check.ok(uniform:max() <= 0.5 and uniform:min() >= -0.5 and uniform:max() > 0.49 and uniform:min() < -0.49, "u0.5")
+  -- The multivariate kinds have the embeddings' own mean and covariance: compared by variances along each dimension.
+  local rows = {}
+  for i, subject in ipairs(subjects) do rows[i] = model:run(subject)["hook_embed"] end
+  rows = pb.concat(rows)
+  local wanted = rows:var(0)
+  for _, level in ipairs { "m", "t8" } do
+    local got = spread(level, 600)
+    check.close((got:var(0) / wanted):mean(), 1, 0.08, level .. ": variance")
+    check.close((got:mean(0) - rows:mean(0)):abs():mean(), 0, 0.01, level .. ": mean")
+    local a, b = got - got:mean(0, true), rows - rows:mean(0, true)
+    local covariance, expected = a:transpose(0, 1):matmul(a) / got.shape[1], b:transpose(0, 1):matmul(b) / rows.shape[1]
+    local overlap = (covariance * expected):sum() / ((covariance:square():sum() * expected:square():sum()) ^ 0.5)
+    check.ok(overlap > 0.9, ("%s: covariances agree only by %.3f"):format(level, overlap))
+  end
+  check.eq(spread("s3", 2), spread("s3", 2), "the same seed, the same noise")
+end)
+
+check.test("trace: classes of tokens", function()
+  check.eq(trace.classes({ 1, 2, 3, 4 }, 8), { 0, 1, 2, 2, 3, 4, 5, 6 })
+  check.eq(trace.classes({ 2 }, 5), { 0, 0, 3, 4, 6 })
+  check.eq(trace.classes({ 0, 1 }, 3), { 1, 3, 6 })
+  check.eq(trace.classes({ 1, 2 }, 3), { 0, 1, 6 })
+end)
+
+check.test("trace: the average finds both sites of the built-in model, with its README's figures", function()
+  local facts = data.facts(model, "facts", { n = 24, subject_tokens = { 2, 6 }, seed = 3, quiet = true })
+  local all = trace.average(model, facts, { samples = 4, window = 3, seed = 1 })
+  check.close(all.scale, 3 * 0.113, 0.01)
+  check.close(all.high, 0.969, 0.05)
+  check.close(all.low, 0.071, 0.08)
+  check.close(all.ate, all.high - all.low, 1e-5)
+  local function at(kind, class) return all[kind].values:select(1, class - 1):tolist() end
+  -- mean indirect effects of README.md: last subject token (class 3), last token (6); 4 standard errors of the mean here
+  local wanted = { block = { [3] = { .50, .63, .70, .74, .23, .00 }, [6] = { .01, .01, .02, .03, .77, .90 } },
+                   mlp = { [3] = { .47, .54, .28, .21, .08, .01 }, [6] = { .01, .01, .01, .05, .25, .25 } },
+                   attn = { [3] = { .06, .08, .06, .01, .00, .00 }, [6] = { .01, .02, .02, .72, .82, .81 } } }
+  for kind, classes in pairs(wanted) do
+    for class, figures in pairs(classes) do
+      local se = all[kind].se:select(1, class - 1):tolist()
+      for l, value in ipairs(at(kind, class)) do
+        check.close(value, figures[l], 4 * se[l] + 0.02, ("%s, class %d, layer %d"):format(kind, class, l - 1))
+      end
+    end
+  end
+  for _, class in ipairs { 1, 2, 4, 5 } do check.ok(all.block.values:select(1, class - 1):max() < 0.12, "class " .. class) end
+  check.eq(all.n, 24)
+end)
+
+check.test("trace: an answer that the model does not give is an error, or counted, or traced, as asked", function()
+  local wrong = { prompt = FACT.prompt, subject = FACT.subject, answer = " Rome" }
+  check.raises(function() trace.rome(model, wrong, quick) end, "' Paris'", "' Rome'", "unknown")
+  local traced = trace.rome(model, wrong, with { unknown = "trace", kinds = { "block" } })
+  check.ok(traced.high < 0.1)
+  local all = trace.average(model, { FACT, wrong }, with { unknown = "skip", kinds = { "block" } })
+  check.eq({ all.n, all.skipped }, { 1, 1 })
+  check.raises(function() trace.average(model, { wrong }, with { unknown = "skip" }) end, "no facts are left", "1 skipped")
+end)
+
+check.test("trace: bad input is told", function()
+  check.raises(function() trace.rome(model, { prompt = FACT.prompt, subject = "Big Ben", answer = " Paris" }, quick) end, "Big Ben")
+  check.raises(function() trace.rome(model, FACT, { noise = "s3" }) end, "subjects")
+  check.raises(function() trace.rome(model, FACT, { noise = "x3", subjects = { "Eiffel Tower" } }) end, "x3", "Gaussian")
+  check.raises(function() trace.rome(model, FACT, with { windw = 3 }) end, "did you mean 'window'")
+  check.raises(function() trace.rome(model, FACT, with { kinds = { "mpl" } }) end, "did you mean 'mlp'")
+  check.raises(function() trace.rome(model, FACT, with { window = 0 }) end, "window")
+  check.raises(function() trace.rome(model, { subject = "x" }) end, "prompt")
+  check.raises(function() trace.rome(model, FACT, { corrupt = "The Colosseum is located in the city of" }) end)
+end)
+
+check.test("trace: a template and its subject make the prompt", function()
+  local a = trace.rome(model, { prompt = "{} is located in the city of", subject = "The Eiffel Tower", answer = " Paris" }, with { kinds = { "block" } })
+  check.eq(a.clean.text, FACT.prompt)
+  check.eq(a.positions[1], 0)
+end)
