@@ -106,6 +106,14 @@ end
 
 -- ---- normalising -----------------------------------------------------------------------------------------------------------
 
+-- What a share was made of, for captions and files: the metric of both runs.
+local function with_span(about, grid)
+  local t = {}
+  for key, value in pairs(about or {}) do t[key] = value end
+  t.base_metric, t.target_metric = ("%.9g"):format(grid.base), ("%.9g"):format(grid.target)
+  return t
+end
+
 local function needs_target(grid)
   if not grid.base or not grid.target then
     core.raise("recovered() needs the metric of the run that the values come from: a sweep with from = run has it " ..
@@ -123,7 +131,8 @@ end
 function Grid:recovered(how)
   check(self, "recovered")
   if how ~= nil and how ~= "each" then core.raise("recovered() takes nothing, or \"each\"; got " .. core.describe(how)) end
-  local changes = { kind = "recovered", unit = "recovered share of " .. self.unit, base = 0, target = 1 }
+  if not self.base or not self.target then needs_target(self) end
+  local changes = { kind = "recovered", unit = "recovered share of " .. self.unit, base = 0, target = 1, about = with_span(self.about, self) }
   if not self.parts then
     local span = needs_target(self)
     return like(self, (self.values - self.base) / span, changes)
@@ -131,7 +140,7 @@ function Grid:recovered(how)
   if how == "each" then
     local each = {}
     for i, part in ipairs(self.parts) do each[i] = part:recovered() end
-    return mean(each)
+    return mean(each, { about = changes.about })
   end
   local span, sum = needs_target(self), nil
   local gains = {}

@@ -25,8 +25,10 @@ local function caption_of(grid)
   local n = grid.parts and #grid.parts or grid.about and grid.about.pairs
   if n then parts[#parts + 1] = ("mean of %d pairs"):format(n) end
   if grid.kind == "recovered" then
-    parts[#parts + 1] = n and "recovered: mean of (x − base), divided by mean of (target − base); 0 is the patched run as it was, 1 the run that the values come from"
-                        or "recovered: (x − base) / (target − base); 0 is the patched run as it was, 1 the run that the values come from"
+    local base, target = grid.about and grid.about.base_metric, grid.about and grid.about.target_metric
+    parts[#parts + 1] = ("recovered share: %s, where base is the metric of the run that was patched%s, target that of the run the values come from%s"):format(
+      n and "mean of (x − base) divided by mean of (target − base)" or "(x − base) / (target − base)",
+      base and (" (%.4g)"):format(tonumber(base)) or "", target and (" (%.4g)"):format(tonumber(target)) or "")
   elseif grid.kind == "change" then
     parts[#parts + 1] = "change against the run without the patch"
   else
