@@ -39,9 +39,7 @@ _Noreturn static void out_of_memory(lua_State *L, size_t bytes) {
     pb_lua_raise(L, pb_fail_memory(pb_lua_error(L), pb_host_context(L), bytes, "the patches of a call"));
 }
 
-pb_batch *pb_check_batch(lua_State *L, int index) {
-    return pb_check_box(L, index, &PB_BATCH_CLASS);
-}
+pb_batch *pb_check_batch(lua_State *L, int index) { return pb_check_box(L, index, &PB_BATCH_CLASS); }
 
 pb_batch *pb_batch_new(lua_State *L) {
     pb_box *box = pb_box_new(L, &PB_BATCH_CLASS, 1);
@@ -139,9 +137,7 @@ pb_patch *pb_batch_new_patch(lua_State *L, pb_batch *batch) {
     return patch;
 }
 
-static void release_run_hold(void *object) {
-    pb_run_unref(object);
-}
+static void release_run_hold(void *object) { pb_run_unref(object); }
 
 void pb_batch_begin(lua_State *L, int batch_index, int run_index, const pb_metric *metric, lua_Integer number) {
     pb_batch *batch = pb_check_batch(L, batch_index);
@@ -155,7 +151,8 @@ void pb_batch_begin(lua_State *L, int batch_index, int run_index, const pb_metri
     batch->first_patch = grown(L, batch, batch->first_patch, &same, batch->n_requests, sizeof *batch->first_patch);
     same = capacity;
     batch->numbers = grown(L, batch, batch->numbers, &same, batch->n_requests, sizeof *batch->numbers);
-    batch->requests = grown(L, batch, batch->requests, &batch->request_capacity, batch->n_requests, sizeof *batch->requests);
+    batch->requests =
+        grown(L, batch, batch->requests, &batch->request_capacity, batch->n_requests, sizeof *batch->requests);
     batch->first_patch[batch->n_requests] = batch->n_patches;
     batch->numbers[batch->n_requests] = number;
     batch->requests[batch->n_requests++] = (pb_request){.base = run, .metric = metric};
@@ -170,9 +167,7 @@ pb_request *pb_batch_requests(pb_batch *batch, size_t *n) {
     return batch->requests;
 }
 
-static void release_metric_hold(void *object) {
-    pb_metric_unref(object);
-}
+static void release_metric_hold(void *object) { pb_metric_unref(object); }
 
 const pb_metric *pb_batch_metric(lua_State *L, int batch_index, int metric_index, const pb_run *run) {
     pb_batch *batch = pb_check_batch(L, batch_index);

@@ -14,17 +14,17 @@ typedef struct pb_batch_hold {
 typedef struct pb_batch_metric_entry {
     const void *described; /* the Lua metric's box */
     const pb_model *model;
-    size_t length;         /* of the run, for a metric of all positions; else 0 */
-    pb_metric *metric;     /* one reference, in holds */
+    size_t length;     /* of the run, for a metric of all positions; else 0 */
+    pb_metric *metric; /* one reference, in holds */
 } pb_batch_metric_entry;
 
 struct pb_batch {
     pb_context *ctx;
     pb_host *host;
-    const pb_box *box;      /* this batch's own, anchored: how callbacks find their functions */
-    pb_request *requests;   /* patches point into the array below once pb_batch_requests was called */
-    size_t *first_patch;    /* [n_requests] */
-    lua_Integer *numbers;   /* [n_requests] see pb_batch_add */
+    const pb_box *box;    /* this batch's own, anchored: how callbacks find their functions */
+    pb_request *requests; /* patches point into the array below once pb_batch_requests was called */
+    size_t *first_patch;  /* [n_requests] */
+    lua_Integer *numbers; /* [n_requests] see pb_batch_add */
     size_t n_requests, request_capacity;
     pb_patch *patches;
     size_t n_patches, patch_capacity;
@@ -34,7 +34,7 @@ struct pb_batch {
     pb_batch_metric_entry *metrics;
     size_t n_metrics, metric_capacity;
     lua_Integer n_functions;
-    pb_tensor **captures;   /* what the engine filled in, all requests' one after the other; NULL where it did not */
+    pb_tensor **captures; /* what the engine filled in, all requests' one after the other; NULL where it did not */
     size_t n_captures;
 };
 

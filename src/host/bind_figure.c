@@ -10,16 +10,12 @@
 #include "patchbay/figure.h"
 #include "patchbay/patchbay.h"
 
-static void release_figure(void *object) {
-    pb_figure_unref(object);
-}
+static void release_figure(void *object) { pb_figure_unref(object); }
 
 static const pb_class PB_FIGURE_CLASS;
 enum { FACTS = 1 }; /* user value: what is written into files beside the picture, key -> text */
 
-static pb_figure *check_figure(lua_State *L) {
-    return pb_check_box(L, 1, &PB_FIGURE_CLASS);
-}
+static pb_figure *check_figure(lua_State *L) { return pb_check_box(L, 1, &PB_FIGURE_CLASS); }
 
 /* ---- reading panels ---------------------------------------------------------------------------------------------------------
  * Every reader pushes what its result points to; a panel's function returns to Lua soon after, so nothing is popped. */
@@ -121,7 +117,8 @@ static const float *field_matching(lua_State *L, int index, const char *field, i
     const float *numbers = field_floats(L, index, field, ndim, false, shape);
     for (int i = 0; numbers && i < ndim; i++) {
         if (shape[i] != want[i])
-            pb_bad_argument(L, field, "has length %lld where the values have %lld", (long long)shape[i], (long long)want[i]);
+            pb_bad_argument(L, field, "has length %lld where the values have %lld", (long long)shape[i],
+                            (long long)want[i]);
     }
     return numbers;
 }
@@ -137,7 +134,8 @@ static pb_colour_map field_colours(lua_State *L, int index) {
 /* ---- figures ------------------------------------------------------------------------------------------------------------ */
 
 static int new_figure(lua_State *L) {
-    static const char *const fields[] = {"title", "subtitle", "caption", "columns", "scales", "pixel_scale", "facts", NULL};
+    static const char *const fields[] = {"title",  "subtitle",    "caption", "columns",
+                                         "scales", "pixel_scale", "facts",   NULL};
     static const char *const scales[] = {"auto", "shared", "own", NULL};
     pb_check_arity(L, 1);
     pb_figure_options options = {0};
@@ -165,10 +163,9 @@ static int new_figure(lua_State *L) {
 }
 
 static int figure_heatmap(lua_State *L) {
-    static const char *const fields[] = {
-        "values",      "title",       "subtitle",   "row_labels", "col_labels", "x_title", "y_title", "marked_rows",
-        "marked_cols", "transposed",  "upward",     "causal",     "colours",    "range",   "unit",    "numbers",
-        "digits",      NULL};
+    static const char *const fields[] = {"values",  "title",       "subtitle",    "row_labels", "col_labels", "x_title",
+                                         "y_title", "marked_rows", "marked_cols", "transposed", "upward",     "causal",
+                                         "colours", "range",       "unit",        "numbers",    "digits",     NULL};
     pb_check_arity(L, 2);
     pb_figure *figure = check_figure(L);
     pb_check_fields(L, 2, fields, 0);
@@ -201,8 +198,8 @@ static int figure_heatmap(lua_State *L) {
 }
 
 static int figure_attention(lua_State *L) {
-    static const char *const fields[] = {"pattern", "title", "labels", "mark", "bidirectional", "colours", "range", "unit",
-                                         NULL};
+    static const char *const fields[] = {"pattern", "title", "labels", "mark", "bidirectional",
+                                         "colours", "range", "unit",   NULL};
     pb_check_arity(L, 2);
     pb_figure *figure = check_figure(L);
     pb_check_fields(L, 2, fields, 0);
@@ -242,8 +239,8 @@ static void read_series(lua_State *L, int index, pb_series *series) {
 }
 
 static int figure_lines(lua_State *L) {
-    static const char *const fields[] = {"title", "subtitle", "x_title", "y_title", "series", "log_x", "log_y", "x_labels",
-                                         "x_range", "y_range", "levels", "level_labels", NULL};
+    static const char *const fields[] = {"title",    "subtitle", "x_title", "y_title", "series",       "log_x", "log_y",
+                                         "x_labels", "x_range",  "y_range", "levels",  "level_labels", NULL};
     pb_check_arity(L, 2);
     pb_figure *figure = check_figure(L);
     pb_check_fields(L, 2, fields, 0);
@@ -279,8 +276,8 @@ static int figure_lines(lua_State *L) {
 }
 
 static int figure_bars(lua_State *L) {
-    static const char *const fields[] = {"title", "subtitle", "x_title", "y_title", "values", "low", "high", "labels",
-                                         "series_labels", "y_range", "numbers", NULL};
+    static const char *const fields[] = {"title", "subtitle", "x_title",       "y_title", "values",  "low",
+                                         "high",  "labels",   "series_labels", "y_range", "numbers", NULL};
     pb_check_arity(L, 2);
     pb_figure *figure = check_figure(L);
     pb_check_fields(L, 2, fields, 0);
@@ -311,7 +308,8 @@ static const int *field_classes(lua_State *L, int index, size_t n, size_t n_clas
         return NULL;
     int list = lua_gettop(L);
     if (lua_type(L, list) != LUA_TTABLE || (size_t)lua_rawlen(L, list) != n)
-        pb_bad_argument(L, "classes", "must be a list of %d places in class_labels, got %s", (int)n, pb_describe(L, list));
+        pb_bad_argument(L, "classes", "must be a list of %d places in class_labels, got %s", (int)n,
+                        pb_describe(L, list));
     int *classes = pb_lua_scratch(L, n, sizeof *classes);
     for (size_t i = 0; i < n; i++) {
         lua_rawgeti(L, list, (lua_Integer)i + 1);
@@ -322,8 +320,9 @@ static const int *field_classes(lua_State *L, int index, size_t n, size_t n_clas
 }
 
 static int figure_scatter(lua_State *L) {
-    static const char *const fields[] = {"title", "subtitle", "x_title", "y_title", "x", "y", "labels", "classes",
-                                         "class_labels", "identity", "log_x", "log_y", "x_range", "y_range", NULL};
+    static const char *const fields[] = {"title", "subtitle", "x_title", "y_title",      "x",
+                                         "y",     "labels",   "classes", "class_labels", "identity",
+                                         "log_x", "log_y",    "x_range", "y_range",      NULL};
     pb_check_arity(L, 2);
     pb_figure *figure = check_figure(L);
     pb_check_fields(L, 2, fields, 0);

@@ -35,7 +35,8 @@ static size_t field_memory(lua_State *L, int options) {
         bytes = -1;
     }
     if (!(bytes >= 0 && bytes < 9e18))
-        pb_bad_argument(L, "memory", "must be a number of bytes or a text such as \"200 MB\", got %s", pb_describe(L, -1));
+        pb_bad_argument(L, "memory", "must be a number of bytes or a text such as \"200 MB\", got %s",
+                        pb_describe(L, -1));
     lua_pop(L, 1);
     return (size_t)bytes;
 }
@@ -128,16 +129,17 @@ static int measure(lua_State *L) {
     size_t n = check_list(L, 1, "requests", "{ run =, patches =, metric = }");
     lua_settop(L, 2);
     pb_measure_options options = check_options(L, 2);
-    pb_batch_new(L);     /* 3 */
+    pb_batch_new(L);          /* 3 */
     lua_createtable(L, 0, 0); /* 4: no patches */
     for (size_t i = 0; i < n; i++) {
         if (lua_rawgeti(L, 1, (lua_Integer)i + 1) != LUA_TTABLE)
-            pb_bad_argument(L, "requests", "must be tables { run =, patches =, metric = }: entry %d is not", (int)i + 1);
+            pb_bad_argument(L, "requests", "must be tables { run =, patches =, metric = }: entry %d is not",
+                            (int)i + 1);
         pb_check_fields(L, 5, fields, 0);
-        pb_push_field(L, 5, "run");                                   /* 6 */
-        if (pb_push_field(L, 5, "patches") == LUA_TNIL)               /* 7 */
+        pb_push_field(L, 5, "run");                     /* 6 */
+        if (pb_push_field(L, 5, "patches") == LUA_TNIL) /* 7 */
             lua_copy(L, 4, 7);
-        pb_push_field(L, 5, "metric");                                /* 8 */
+        pb_push_field(L, 5, "metric"); /* 8 */
         const pb_metric *metric = pb_batch_metric(L, 3, 8, pb_check_run(L, 6));
         pb_batch_add(L, 3, 6, 7, metric, (lua_Integer)i + 1);
         lua_settop(L, 4);

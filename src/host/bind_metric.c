@@ -15,13 +15,9 @@ typedef struct pb_lua_metric {
 
 enum { SPEC = 1, METRIC_SLOTS = 1 };
 
-static void release_metric(void *object) {
-    pb_free(object);
-}
+static void release_metric(void *object) { pb_free(object); }
 
-static pb_lua_metric *check_metric(lua_State *L, int index) {
-    return pb_check_box(L, index, &PB_METRIC_CLASS);
-}
+static pb_lua_metric *check_metric(lua_State *L, int index) { return pb_check_box(L, index, &PB_METRIC_CLASS); }
 
 /* ---- making ------------------------------------------------------------------------------------------------------------ */
 
@@ -92,8 +88,8 @@ static int make_answer_metric(lua_State *L, pb_metric_kind kind) {
 static int make_difference_metric(lua_State *L, pb_metric_kind kind) {
     pb_check_arity(L, 3);
     if (lua_isnoneornil(L, 1) || lua_isnoneornil(L, 2))
-        pb_bad_argument(L, lua_isnoneornil(L, 1) ? "answers" : "wrong", "is missing: %s needs the right answer and the wrong one",
-                        pb_metric_kind_name(kind));
+        pb_bad_argument(L, lua_isnoneornil(L, 1) ? "answers" : "wrong",
+                        "is missing: %s needs the right answer and the wrong one", pb_metric_kind_name(kind));
     lua_settop(L, 3);
     lua_newtable(L);
     take_answers(L, 1, "answers", 4);
@@ -104,17 +100,11 @@ static int make_difference_metric(lua_State *L, pb_metric_kind kind) {
     return 1;
 }
 
-static int metric_logit(lua_State *L) {
-    return make_answer_metric(L, PB_METRIC_LOGIT);
-}
+static int metric_logit(lua_State *L) { return make_answer_metric(L, PB_METRIC_LOGIT); }
 
-static int metric_prob(lua_State *L) {
-    return make_answer_metric(L, PB_METRIC_PROB);
-}
+static int metric_prob(lua_State *L) { return make_answer_metric(L, PB_METRIC_PROB); }
 
-static int metric_log_prob(lua_State *L) {
-    return make_answer_metric(L, PB_METRIC_LOG_PROB);
-}
+static int metric_log_prob(lua_State *L) { return make_answer_metric(L, PB_METRIC_LOG_PROB); }
 
 static int metric_rank(lua_State *L) {
     if (lua_type(L, 1) == LUA_TTABLE && lua_rawlen(L, 1) != 1)
@@ -122,13 +112,9 @@ static int metric_rank(lua_State *L) {
     return make_answer_metric(L, PB_METRIC_RANK);
 }
 
-static int metric_logit_diff(lua_State *L) {
-    return make_difference_metric(L, PB_METRIC_LOGIT_DIFF);
-}
+static int metric_logit_diff(lua_State *L) { return make_difference_metric(L, PB_METRIC_LOGIT_DIFF); }
 
-static int metric_prob_diff(lua_State *L) {
-    return make_difference_metric(L, PB_METRIC_PROB_DIFF);
-}
+static int metric_prob_diff(lua_State *L) { return make_difference_metric(L, PB_METRIC_PROB_DIFF); }
 
 static int metric_nll(lua_State *L) {
     pb_check_arity(L, 1);
@@ -156,7 +142,8 @@ static int metric_kl(lua_State *L) {
 static int metric_fn(lua_State *L) {
     pb_check_arity(L, 2);
     if (lua_type(L, 1) != LUA_TFUNCTION)
-        pb_bad_argument(L, "function", "must be function(logits, run) ... return number end, got %s", pb_describe(L, 1));
+        pb_bad_argument(L, "function", "must be function(logits, run) ... return number end, got %s",
+                        pb_describe(L, 1));
     lua_settop(L, 2);
     lua_newtable(L);
     lua_pushvalue(L, 1);
@@ -250,15 +237,16 @@ void pb_resolve_metric(lua_State *L, int index, const pb_run *run, pb_metric **o
     if (!metric && lua_type(L, index) == LUA_TSTRING)
         pb_lua_fail(L,
                     "a metric given by name takes its answers from the pairs of a set; for a run say "
-                    "pb.metric.%s(...) with the tokens", lua_tostring(L, index));
+                    "pb.metric.%s(...) with the tokens",
+                    lua_tostring(L, index));
     if (!metric)
         pb_lua_fail(L, "expected a metric, as pb.metric.logit_diff(\" Paris\", \" Rome\") makes, got %s",
                     pb_describe(L, index));
     lua_getiuservalue(L, index, SPEC);
     int spec = lua_gettop(L);
     pb_metric_options options = {.kind = metric->kind};
-    options.positions = pb_metric_takes_all(L, index) ? push_all_positions(L, pb_run_length(run))
-                                                      : pb_field_choice(L, spec, "pos", -1);
+    options.positions =
+        pb_metric_takes_all(L, index) ? push_all_positions(L, pb_run_length(run)) : pb_field_choice(L, spec, "pos", -1);
     options.answers = push_ids(L, spec, "answers", model, &options.n_answers);
     options.wrong = push_ids(L, spec, "wrong", model, &options.n_wrong);
     if (metric->kind == PB_METRIC_KL) {
@@ -317,21 +305,13 @@ static int push_list_copy(lua_State *L, const char *field) {
     return 1;
 }
 
-static int metric_answers(lua_State *L) {
-    return push_list_copy(L, "answers");
-}
+static int metric_answers(lua_State *L) { return push_list_copy(L, "answers"); }
 
-static int metric_wrong(lua_State *L) {
-    return push_list_copy(L, "wrong");
-}
+static int metric_wrong(lua_State *L) { return push_list_copy(L, "wrong"); }
 
-static int metric_pos(lua_State *L) {
-    return push_list_copy(L, "pos");
-}
+static int metric_pos(lua_State *L) { return push_list_copy(L, "pos"); }
 
-static int metric_reference(lua_State *L) {
-    return push_spec_field(L, "reference");
-}
+static int metric_reference(lua_State *L) { return push_spec_field(L, "reference"); }
 
 static void add_list(lua_State *L, luaL_Buffer *text, int list) {
     lua_Integer n = (lua_Integer)lua_rawlen(L, list);
@@ -373,8 +353,8 @@ static int metric_tostring(lua_State *L) {
 }
 
 static const luaL_Reg properties[] = {
-    {"kind", metric_kind},           {"answers", metric_answers}, {"wrong", metric_wrong}, {"pos", metric_pos},
-    {"reference", metric_reference}, {NULL, NULL},
+    {"kind", metric_kind}, {"answers", metric_answers},     {"wrong", metric_wrong},
+    {"pos", metric_pos},   {"reference", metric_reference}, {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {{"__call", metric_call}, {"__tostring", metric_tostring}, {NULL, NULL}};
@@ -390,11 +370,16 @@ void pb_open_metric(lua_State *L);
 
 void pb_open_metric(lua_State *L) {
     static const luaL_Reg functions[] = {
-        {"logit", metric_logit},         {"logit_diff", metric_logit_diff},
-        {"prob", metric_prob},           {"log_prob", metric_log_prob},
-        {"prob_diff", metric_prob_diff}, {"rank", metric_rank},
-        {"nll", metric_nll},             {"kl", metric_kl},
-        {"fn", metric_fn},               {NULL, NULL},
+        {"logit", metric_logit},
+        {"logit_diff", metric_logit_diff},
+        {"prob", metric_prob},
+        {"log_prob", metric_log_prob},
+        {"prob_diff", metric_prob_diff},
+        {"rank", metric_rank},
+        {"nll", metric_nll},
+        {"kl", metric_kl},
+        {"fn", metric_fn},
+        {NULL, NULL},
     };
     pb_class_open(L, &PB_METRIC_CLASS);
     pb_add_functions(L, "metric", functions);

@@ -5,13 +5,9 @@
 #include "host/objects.h"
 #include "host/private.h"
 
-static void release_model(void *object) {
-    pb_model_unref(object);
-}
+static void release_model(void *object) { pb_model_unref(object); }
 
-pb_model *pb_check_model(lua_State *L, int index) {
-    return pb_check_box(L, index, &PB_MODEL_CLASS);
-}
+pb_model *pb_check_model(lua_State *L, int index) { return pb_check_box(L, index, &PB_MODEL_CLASS); }
 
 /* The name for people: the folder's last part, but for snapshots of the hub (whose folders are hashes) what was asked. */
 static void push_model_name(lua_State *L, const pb_model *model, const char *asked) {
@@ -23,7 +19,8 @@ static void push_model_name(lua_State *L, const pb_model *model, const char *ask
 
 /* pb.load(name [, { fold_ln = ..., ... }]) */
 static int load_model(lua_State *L) {
-    static const char *const fields[] = {"fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases", NULL};
+    static const char *const fields[] = {"fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases",
+                                         NULL};
     pb_check_arity(L, 2);
     const char *name = pb_check_text(L, 1, "name", NULL);
     pb_load_options options = {0};
@@ -63,10 +60,10 @@ static int model_family(lua_State *L) {
     return 1;
 }
 
-#define MODEL_NUMBER(function, getter)                             \
-    static int function(lua_State *L) {                            \
-        lua_pushinteger(L, (lua_Integer)getter(pb_check_model(L, 1))); \
-        return 1;                                                  \
+#define MODEL_NUMBER(function, getter)                                                                                 \
+    static int function(lua_State *L) {                                                                                \
+        lua_pushinteger(L, (lua_Integer)getter(pb_check_model(L, 1)));                                                 \
+        return 1;                                                                                                      \
     }
 
 MODEL_NUMBER(model_layers, pb_model_layers)
@@ -184,7 +181,7 @@ static int model_runs(lua_State *L) {
     pb_special special = check_bos(L, 3, PB_SPECIAL_DEFAULT);
     size_t n = lua_rawlen(L, 2);
     lua_settop(L, 2);
-    lua_createtable(L, (int)n, 0); /* 3: memory of the prompts */
+    lua_createtable(L, (int)n, 0);                           /* 3: memory of the prompts */
     const int32_t **ids = pb_lua_scratch(L, n, sizeof *ids); /* 4 */
     size_t *lengths = pb_lua_scratch(L, n, sizeof *lengths); /* 5 */
     pb_run **runs = pb_lua_scratch(L, n, sizeof *runs);      /* 6 */
@@ -359,9 +356,9 @@ static int model_hash(lua_State *L) {
 static int model_tostring(lua_State *L) {
     const pb_model *model = pb_check_model(L, 1);
     model_name(L);
-    lua_pushfstring(L, "model %s: %s, %d layers, %d heads, d_model %d, vocabulary %d, %I parameters", lua_tostring(L, -1),
-                    pb_model_family(model), pb_model_layers(model), pb_model_heads(model), pb_model_d_model(model),
-                    pb_model_vocab(model), (LUAI_UACINT)pb_model_parameters(model));
+    lua_pushfstring(L, "model %s: %s, %d layers, %d heads, d_model %d, vocabulary %d, %I parameters",
+                    lua_tostring(L, -1), pb_model_family(model), pb_model_layers(model), pb_model_heads(model),
+                    pb_model_d_model(model), pb_model_vocab(model), (LUAI_UACINT)pb_model_parameters(model));
     return 1;
 }
 
@@ -428,7 +425,8 @@ static int push_generated(lua_State *L, const pb_model *model, const pb_run *pro
 
 /* model:generate { prompt, tokens =, temperature =, top_k =, seed =, stop =, patches =, bos =, ids = } */
 static int model_generate(lua_State *L) {
-    static const char *const fields[] = {"tokens", "temperature", "top_k", "seed", "stop", "patches", "bos", "ids", NULL};
+    static const char *const fields[] = {"tokens",  "temperature", "top_k", "seed", "stop",
+                                         "patches", "bos",         "ids",   NULL};
     pb_check_arity(L, 2);
     pb_model *model = pb_check_model(L, 1);
     pb_check_fields(L, 2, fields, 1);
@@ -446,7 +444,8 @@ static int model_generate(lua_State *L) {
     lua_settop(L, 2);
     lua_rawgeti(L, 2, 1); /* 3 */
     if (lua_isnil(L, 3))
-        pb_bad_argument(L, "prompt", "must be a text, a list of token ids, or a run as first entry: generate { \"The\" }");
+        pb_bad_argument(L, "prompt",
+                        "must be a text, a list of token ids, or a run as first entry: generate { \"The\" }");
     pb_run *prompt = push_prompt_run(L, 3, 2); /* 4 */
     options.stop = push_stops(L, 2, model, &options.n_stop);
     pb_batch *batch = pb_batch_new(L);
@@ -468,12 +467,9 @@ static int model_generate(lua_State *L) {
 /* ---- the class -------------------------------------------------------------------------------------------------------------- */
 
 static const luaL_Reg methods[] = {
-    {"run", model_run},           {"runs", model_runs},
-    {"encode", model_encode},     {"decode", model_decode},
-    {"token", model_token},       {"label", model_label},
-    {"weight", model_weight},     {"parameter", model_parameter},
-    {"weights", model_weights},   {"sites", model_sites},
-    {"site", model_site},         {"hash", model_hash},
+    {"run", model_run},           {"runs", model_runs},   {"encode", model_encode}, {"decode", model_decode},
+    {"token", model_token},       {"label", model_label}, {"weight", model_weight}, {"parameter", model_parameter},
+    {"weights", model_weights},   {"sites", model_sites}, {"site", model_site},     {"hash", model_hash},
     {"generate", model_generate}, {NULL, NULL},
 };
 

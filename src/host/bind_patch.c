@@ -6,8 +6,9 @@
 #include "host/private.h"
 
 static const char *const PATCH_FIELDS[] = {
-    "site",  "layer", "pos",  "head", "neuron", "dest",      "src",        "from",     "value",     "zero",      "mean",
-    "add",   "scale", "noise", "fn",  "from_site", "from_layer", "from_pos", "from_head", "from_dest", "from_src", NULL,
+    "site",       "layer",    "pos",       "head",      "neuron",   "dest",  "src", "from",
+    "value",      "zero",     "mean",      "add",       "scale",    "noise", "fn",  "from_site",
+    "from_layer", "from_pos", "from_head", "from_dest", "from_src", NULL,
 };
 
 /* A patch table while it is read. Index numbers are stack positions. */
@@ -174,13 +175,9 @@ void pb_push_value_at(lua_State *L, int run_index, int at_index) {
 
 /* ---- values -------------------------------------------------------------------------------------------------------------- */
 
-static void release_tensor_hold(void *object) {
-    pb_tensor_unref(object);
-}
+static void release_tensor_hold(void *object) { pb_tensor_unref(object); }
 
-static void release_run_hold(void *object) {
-    pb_run_unref(object);
-}
+static void release_run_hold(void *object) { pb_run_unref(object); }
 
 /* The value on top (number, tensor, or list of numbers) becomes the patch's; popped. */
 static void take_number_or_tensor(const reading *r, pb_patch *patch, pb_patch_op op, const char *field) {
@@ -250,8 +247,8 @@ static void take_noise(const reading *r, pb_patch *patch) {
         if (!pb_has_field(L, -1, "std"))
             pb_bad_argument(L, "noise", "needs std, the standard deviation");
         patch->noise_std = pb_field_number(L, -1, "std", 0);
-        patch->noise_seed = (uint64_t)pb_field_integer(L, -1, "seed", (lua_Integer)patch->noise_seed, LUA_MININTEGER,
-                                                       LUA_MAXINTEGER);
+        patch->noise_seed =
+            (uint64_t)pb_field_integer(L, -1, "seed", (lua_Integer)patch->noise_seed, LUA_MININTEGER, LUA_MAXINTEGER);
         patch->noise_draw = (uint64_t)pb_field_integer(L, -1, "draw", 0, 0, LUA_MAXINTEGER);
         if (pb_field_boolean(L, -1, "replace", false))
             patch->op = PB_PATCH_SET;
@@ -287,7 +284,8 @@ static void push_mean(const reading *r, int mean, pb_site site, bool over_positi
         lua_rawgeti(L, mean, (lua_Integer)i + 1);
         pb_run *run = pb_to_run(L, -1);
         if (!run || pb_run_model(run) != r->model)
-            pb_bad_argument(L, "mean", "entry %d must be a run of the same model, got %s", (int)i + 1, pb_describe(L, -1));
+            pb_bad_argument(L, "mean", "entry %d must be a run of the same model, got %s", (int)i + 1,
+                            pb_describe(L, -1));
         if (!over_positions)
             check_same_length(r, run, "a run of the mean");
         rows += over_positions ? pb_run_length(run) : 1;
@@ -296,7 +294,8 @@ static void push_mean(const reading *r, int mean, pb_site site, bool over_positi
         if (over_positions)
             sum_positions(L);
         if (i > 0) {
-            PB_LUA(L, pb_tensor_binary_in_place(PB_ADD, pb_check_tensor(L, sum), pb_check_tensor(L, -1), pb_lua_error(L)));
+            PB_LUA(L,
+                   pb_tensor_binary_in_place(PB_ADD, pb_check_tensor(L, sum), pb_check_tensor(L, -1), pb_lua_error(L)));
             lua_pop(L, 1);
         }
     }
@@ -490,8 +489,8 @@ static bool read_action(const reading *r, pb_patch *patch) {
         if (!pb_has_field(L, r->patch_index, actions[i]))
             continue;
         if (found)
-            pb_lua_fail(L, "%s'%s' and '%s' exclude each other: one patch does one thing (give two patches)", push_place(r),
-                        found, actions[i]);
+            pb_lua_fail(L, "%s'%s' and '%s' exclude each other: one patch does one thing (give two patches)",
+                        push_place(r), found, actions[i]);
         found = actions[i];
     }
     if (!found)
@@ -535,7 +534,8 @@ static bool read_action(const reading *r, pb_patch *patch) {
 /* Where values come from if not the same site: from_site, from_layer. index: which of `count` layers this is. */
 static void resolve_from(const reading *r, pb_patch *patch, size_t index, size_t count) {
     lua_State *L = r->L;
-    bool has_site = pb_has_field(L, r->patch_index, "from_site"), has_layer = pb_has_field(L, r->patch_index, "from_layer");
+    bool has_site = pb_has_field(L, r->patch_index, "from_site"),
+         has_layer = pb_has_field(L, r->patch_index, "from_layer");
     if (!has_site && !has_layer)
         return;
     if (patch->value != PB_VALUE_RUN)
@@ -637,9 +637,11 @@ void pb_batch_add(lua_State *L, int batch_index, int run_index, int variant_inde
     luaL_checkstack(L, 30, "reading patches");
     pb_batch_begin(L, batch_index, run_index, metric, number);
     if (lua_type(L, variant_index) != LUA_TTABLE)
-        pb_lua_fail(L, "a variant is a list of patches, { { site = ... }, ... }, not %s", pb_describe(L, variant_index));
+        pb_lua_fail(L, "a variant is a list of patches, { { site = ... }, ... }, not %s",
+                    pb_describe(L, variant_index));
     const pb_run *run = pb_check_run(L, run_index);
-    reading r = {L, pb_check_batch(L, batch_index), batch_index, variant_index, run_index, run, pb_run_model(run), number, 1};
+    reading r = {
+        L, pb_check_batch(L, batch_index), batch_index, variant_index, run_index, run, pb_run_model(run), number, 1};
     if (pb_has_field(L, variant_index, "site")) { /* one patch, not in a list */
         read_patch(&r);
         return;

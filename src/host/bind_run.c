@@ -5,17 +5,11 @@
 #include "host/objects.h"
 #include "host/private.h"
 
-static void release_run(void *object) {
-    pb_run_unref(object);
-}
+static void release_run(void *object) { pb_run_unref(object); }
 
-pb_run *pb_check_run(lua_State *L, int index) {
-    return pb_check_box(L, index, &PB_RUN_CLASS);
-}
+pb_run *pb_check_run(lua_State *L, int index) { return pb_check_box(L, index, &PB_RUN_CLASS); }
 
-pb_run *pb_to_run(lua_State *L, int index) {
-    return pb_to_box(L, index, &PB_RUN_CLASS);
-}
+pb_run *pb_to_run(lua_State *L, int index) { return pb_to_box(L, index, &PB_RUN_CLASS); }
 
 pb_box *pb_new_run(lua_State *L, int model_index) {
     model_index = lua_absindex(L, model_index);
@@ -154,7 +148,8 @@ static int run_index(lua_State *L) {
         return 1;
     }
     if (lua_type(L, 2) != LUA_TSTRING)
-        pb_lua_fail(L, "a run is indexed by a site's name or by { site =, layer =, pos = ... }, not by %s", pb_describe(L, 2));
+        pb_lua_fail(L, "a run is indexed by a site's name or by { site =, layer =, pos = ... }, not by %s",
+                    pb_describe(L, 2));
     const char *name = lua_tostring(L, 2);
     pb_site site;
     pb_error *err = pb_lua_error(L);
@@ -181,10 +176,11 @@ static pb_special special_of(lua_State *L, int run_index_on_stack) {
 
 static void refuse_other_length(lua_State *L, const pb_run *run, const pb_run *fork) {
     const char *table = pb_push_side_by_side(L, run, "this run", fork, "the fork");
-    pb_lua_fail(L,
-                "the prompts have %d and %d tokens, so a position of one is not the same position of the other:\n%s\n"
-                "Change one of them, or say fork(text, { length = \"any\" }) and give from_pos with every patch between them.",
-                (int)pb_run_length(run), (int)pb_run_length(fork), table);
+    pb_lua_fail(
+        L,
+        "the prompts have %d and %d tokens, so a position of one is not the same position of the other:\n%s\n"
+        "Change one of them, or say fork(text, { length = \"any\" }) and give from_pos with every patch between them.",
+        (int)pb_run_length(run), (int)pb_run_length(fork), table);
 }
 
 /* run:fork(text | ids [, { length = "same" | "any", bos = }]) */
@@ -382,8 +378,12 @@ static int run_side_by_side(lua_State *L) {
 /* ---- the class ----------------------------------------------------------------------------------------------------------------- */
 
 static const luaL_Reg methods[] = {
-    {"value", run_value}, {"fork", run_fork}, {"patched", run_patched}, {"find", run_find},
-    {"side_by_side", run_side_by_side}, {NULL, NULL},
+    {"value", run_value},
+    {"fork", run_fork},
+    {"patched", run_patched},
+    {"find", run_find},
+    {"side_by_side", run_side_by_side},
+    {NULL, NULL},
 };
 
 static const luaL_Reg properties[] = {
@@ -404,6 +404,4 @@ const pb_class PB_RUN_CLASS = {
 
 void pb_open_run(lua_State *L);
 
-void pb_open_run(lua_State *L) {
-    pb_class_open(L, &PB_RUN_CLASS);
-}
+void pb_open_run(lua_State *L) { pb_class_open(L, &PB_RUN_CLASS); }

@@ -4,17 +4,11 @@
 #include "host/objects.h"
 #include "host/private.h"
 
-pb_box *pb_new_block(lua_State *L) {
-    return pb_box_new(L, &PB_MEMORY_CLASS, 0);
-}
+pb_box *pb_new_block(lua_State *L) { return pb_box_new(L, &PB_MEMORY_CLASS, 0); }
 
-static void release_tokenizer(void *object) {
-    pb_tokenizer_unref(object);
-}
+static void release_tokenizer(void *object) { pb_tokenizer_unref(object); }
 
-static pb_tokenizer *check_tokenizer(lua_State *L, int index) {
-    return pb_check_box(L, index, &PB_TOKENIZER_CLASS);
-}
+static pb_tokenizer *check_tokenizer(lua_State *L, int index) { return pb_check_box(L, index, &PB_TOKENIZER_CLASS); }
 
 /* ---- helpers of other bindings --------------------------------------------------------------------------------------- */
 
@@ -69,7 +63,8 @@ void pb_push_text(lua_State *L, const pb_model *model, const int32_t *ids, size_
         lua_pushnil(L);
 }
 
-static const int32_t *push_encoded(lua_State *L, const pb_tokenizer *tokenizer, int index, pb_special special, size_t *n) {
+static const int32_t *push_encoded(lua_State *L, const pb_tokenizer *tokenizer, int index, pb_special special,
+                                   size_t *n) {
     size_t length;
     const char *text = lua_tolstring(L, index, &length);
     pb_box *block = pb_new_block(L);
@@ -149,7 +144,8 @@ static const char *label_at(lua_State *L, int index, size_t i) {
     return text ? text : "";
 }
 
-const char *pb_push_side_by_side(lua_State *L, const pb_run *a, const char *name_a, const pb_run *b, const char *name_b) {
+const char *pb_push_side_by_side(lua_State *L, const pb_run *a, const char *name_a, const pb_run *b,
+                                 const char *name_b) {
     size_t n_a = pb_run_length(a), n_b = pb_run_length(b), n = n_a > n_b ? n_a : n_b;
     const int32_t *ids_a = pb_run_tokens(a), *ids_b = pb_run_tokens(b);
     push_labels(L, a);
@@ -295,13 +291,9 @@ static int push_id_or_nil(lua_State *L, int32_t id) {
     return 1;
 }
 
-static int tokenizer_bos(lua_State *L) {
-    return push_id_or_nil(L, pb_tokenizer_bos(check_tokenizer(L, 1)));
-}
+static int tokenizer_bos(lua_State *L) { return push_id_or_nil(L, pb_tokenizer_bos(check_tokenizer(L, 1))); }
 
-static int tokenizer_eos(lua_State *L) {
-    return push_id_or_nil(L, pb_tokenizer_eos(check_tokenizer(L, 1)));
-}
+static int tokenizer_eos(lua_State *L) { return push_id_or_nil(L, pb_tokenizer_eos(check_tokenizer(L, 1))); }
 
 static int tokenizer_tostring(lua_State *L) {
     const pb_tokenizer *tokenizer = check_tokenizer(L, 1);
@@ -310,8 +302,12 @@ static int tokenizer_tostring(lua_State *L) {
 }
 
 static const luaL_Reg methods[] = {
-    {"encode", tokenizer_encode}, {"decode", tokenizer_decode}, {"token", tokenizer_token},
-    {"piece", tokenizer_piece},   {"label", tokenizer_label},   {"find", tokenizer_find},
+    {"encode", tokenizer_encode},
+    {"decode", tokenizer_decode},
+    {"token", tokenizer_token},
+    {"piece", tokenizer_piece},
+    {"label", tokenizer_label},
+    {"find", tokenizer_find},
     {NULL, NULL},
 };
 

@@ -36,7 +36,8 @@ pb_special pb_field_special(lua_State *L, int index, pb_special fallback);
 /* One token: an id below the vocabulary, or a text that is exactly one token (else an error that shows its pieces). */
 int32_t pb_check_token(lua_State *L, int index, const pb_model *model, const char *name);
 /* Two token lists side by side, one position a line, the first difference marked; pushed. */
-const char *pb_push_side_by_side(lua_State *L, const pb_run *a, const char *name_a, const pb_run *b, const char *name_b);
+const char *pb_push_side_by_side(lua_State *L, const pb_run *a, const char *name_a, const pb_run *b,
+                                 const char *name_b);
 
 /* ---- models and runs ------------------------------------------------------------------------------------------------------ */
 
