@@ -46,7 +46,7 @@ all: $(BUILD)/patchbay $(BUILD)/libpatchbay.a
 
 help:
 	@echo 'all          $(BUILD)/patchbay and $(BUILD)/libpatchbay.a (the default)'
-	@echo 'test         every C and Lua test; the last line counts them        VERBOSE=1 shows all output'
+	@echo 'test         every C and Lua test; the last line counts them'
 	@echo 'check        lint, test, asan, ubsan: what should pass before a commit'
 	@echo 'asan ubsan   the tests under AddressSanitizer (with leaks) or UndefinedBehaviorSanitizer'
 	@echo 'sanitize     the tests under both at once (what CI runs)'
@@ -56,7 +56,10 @@ help:
 	@echo 'format       rewrite the C files with clang-format; format-check only reports'
 	@echo 'install      into DESTDIR + PREFIX ($(PREFIX)); uninstall removes the same files'
 	@echo 'clean        remove $(BUILD)'
-	@echo 'Variables: CC (gcc, clang), OPT ($(OPT)), WERROR=-Werror, SAN, BUILD, PREFIX, DESTDIR'
+	@echo 'Variables: CC (gcc, clang), OPT ($(OPT)), WERROR=-Werror, SAN, BUILD, PREFIX, DESTDIR; VERBOSE=1 shows commands and all output'
+
+# Commands are shown whole with VERBOSE=1, else by their object.
+show = $(if $(VERBOSE),,@echo '  $(1) $(2)';)
 
 # Objects depend on this file, which changes only when compiler or flags do.
 FLAGS_TEXT = $(CC) | $(CPPFLAGS) | $(CFLAGS_ALL) | $(LDFLAGS_ALL) | $(DEP_LIBS)
@@ -66,31 +69,31 @@ $(BUILD)/flags: FORCE
 
 $(BUILD)/%.o: %.c $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
+	$(call show,CC,$<)$(CC) $(CPPFLAGS) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
 
 define isa_rule
 $$(BUILD)/%.$(1).o: %.c $$(BUILD)/flags
 	@mkdir -p $$(@D)
-	$$(CC) $$(CPPFLAGS) $$(CFLAGS_ALL) $$(ISA_FLAGS_$(1)) -DPB_ISA=$(1) -MMD -MP -c $$< -o $$@
+	$$(call show,CC,$$< [$(1)])$$(CC) $$(CPPFLAGS) $$(CFLAGS_ALL) $$(ISA_FLAGS_$(1)) -DPB_ISA=$(1) -MMD -MP -c $$< -o $$@
 endef
 $(foreach isa,$(ISAS),$(eval $(call isa_rule,$(isa))))
 
 $(BUILD)/libpatchbay.a: $(LIB_OBJ)
 	@rm -f $@
-	$(AR) rcs $@ $^
+	$(call show,AR,$@)$(AR) rcs $@ $^
 
 $(BUILD)/patchbay: $(BUILD)/src/main.o $(BUILD)/libpatchbay.a
-	$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
+	$(call show,LD,$@)$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
 
 $(BUILD)/tests/c/%.o $(BUILD)/tests/bench/%.o: private CPPFLAGS += -Itests -Itests/support
 
 $(BUILD)/tests/%: $(BUILD)/tests/c/%.o $(SUPPORT_OBJ) $(BUILD)/libpatchbay.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) $^ -lcmocka $(DEP_LIBS) -o $@
+	$(call show,LD,$@)$(CC) $(LDFLAGS_ALL) $^ -lcmocka $(DEP_LIBS) -o $@
 
 $(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(BUILD)/tests/support/model_writer.o $(BUILD)/libpatchbay.a
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
+	$(call show,LD,$@)$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
 
 tests: $(TEST_BIN)
 
@@ -104,7 +107,8 @@ check:
 	+$(MAKE) ubsan
 
 SAN_COMMON := -fno-sanitize-recover=all -fno-omit-frame-pointer
-SAN_ENV    := ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:$(ASAN_OPTIONS) \
+# The stressed run alone: it does everything that the plain one does.
+SAN_ENV    := PB_TEST_LUA=stressed PB_TEST_TIMEOUT=900 ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:$(ASAN_OPTIONS) \
               LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0:$(LSAN_OPTIONS) \
               UBSAN_OPTIONS=print_stacktrace=1:$(UBSAN_OPTIONS)
 asan:
