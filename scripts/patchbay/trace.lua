@@ -1,145 +1,22 @@
--- Causal tracing (Meng et al. 2022, "Locating and Editing Factual Associations in GPT"): corrupt the subject's token embeddings,
--- restore one clean state at a time, and see how much of the answer's probability comes back.
---   total effect TE = P(clean) - P(corrupted);  indirect effect of a state IE = P(corrupted, state restored) - P(corrupted)
---   ATE and AIE: their means over facts.
+-- Causal tracing (Meng et al. 2022): where a model keeps a fact. The method for one fact is patchbay/rome.lua; here are its means over
+-- facts, by class of token: ATE, the mean total effect P(clean) - P(corrupted), and AIE, the mean of P(corrupted, state restored) -
+-- P(corrupted). Beside them: where an answer is lost (divergence) and what the subject's states hold (enrichment).
 local pb = require "patchbay"
-local noise = require "patchbay.noise"
+local noise, rome = require "patchbay.noise", require "patchbay.rome"
 
 local trace = { sigma = noise.sigma }
 
-local SITES = { block = "resid_post", mlp = "mlp_out", attn = "attn_out" }
 local CLASSES = { "first subject token", "middle subject tokens", "last subject token", "first token after", "further tokens", "last token" }
-local FACT = { "prompt", "subject", "answer", "noise", "corrupt", "seed", "replace", "subjects", "bos", samples = 10, unknown = "error" }
-
-local function options(given, own, name)
-  local known = { kinds = { "block", "mlp", "attn" }, "sever", "memory", window = 10 }
-  for key, value in pairs(FACT) do
-    if math.type(key) == "integer" then known[#known + 1] = value else known[key] = value end
-  end
-  for _, key in ipairs(own) do known[#known + 1] = key end
-  local o = pb.options(given, known, name)
-  o.seed, o.noise = o.seed or pb.seed, o.noise or "s3"
-  for _, kind in ipairs(o.kinds) do pb.one_of(kind, { "block", "mlp", "attn" }, name .. ": a kind") end
-  pb.one_of(o.unknown, { "error", "trace", "skip" }, name .. ": unknown")
-  if math.type(o.window) ~= "integer" or o.window < 1 then pb.fail("%s: window must be a number of layers, got %s", name, tostring(o.window)) end
-  return o
-end
-
--- ---- the runs of one fact ----------------------------------------------------------------------------------------------------------
-
-local function subjects_of(model, fact, o)
-  local given, ids = o.subjects or (fact.of and fact.of.subjects), {}
-  if not given then
-    pb.fail("trace: the noise level %s is measured on the embeddings of a list of subjects: give subjects = { \"Eiffel Tower\", ... }, trace facts " ..
-            "of data.facts, or give the standard deviation as a number", tostring(o.noise))
-  end
-  for i, subject in ipairs(given) do ids[i] = type(subject) == "string" and model:encode(subject, { bos = false }) or subject end
-  return ids
-end
-
--- The clean run, where the subject is, the answer, and the corrupted runs: one for each sample of noise, or the other prompt.
-local function setup(model, fact, o)
-  if type(fact) ~= "table" or not fact.prompt then pb.fail("trace: a fact is { prompt =, subject =, answer = }") end
-  local prompt, s = fact.prompt, {}
-  if type(prompt) == "string" and type(fact.subject) == "string" then prompt = prompt:gsub("{}", (fact.subject:gsub("%%", "%%%%"))) end
-  s.clean = fact.run and fact.run.model == model and fact.run or model:run(prompt, type(prompt) == "string" and { bos = o.bos } or nil)
-  s.subject = type(fact.subject) == "table" and fact.subject or fact.positions or s.clean:find(fact.subject)
-  local best = s.clean:top(1)[1]
-  s.answer = fact.answer == nil and best.id or (type(fact.answer) == "string" and model:token(fact.answer) or fact.answer)
-  if pb.metric.rank(s.answer)(s.clean) > 0 and o.unknown ~= "trace" then
-    if o.unknown == "skip" then return nil end
-    pb.fail("trace: the model answers '%s' with '%s', not with '%s' (unknown = \"trace\" traces it nevertheless%s)", s.clean.text, best.token,
-            model.has_tokenizer and model:decode { s.answer } or s.answer, o.average and ", \"skip\" leaves such facts out" or "")
-  end
-  s.metric = pb.metric.prob(s.answer)
-  if o.corrupt then
-    s.corrupted = { getmetatable(o.corrupt) == "run" and o.corrupt or s.clean:fork(o.corrupt, type(o.corrupt) == "string" and { bos = o.bos } or nil) }
-  else
-    if not o.sampler then o.sampler, o.scale = noise.sampler(model, o.noise, function() return subjects_of(model, fact, o) end, o.seed) end
-    s.corrupted = {}
-    for j = 1, o.samples do
-      s.corrupted[j] = s.clean:patched { { site = "hook_embed", pos = s.subject, [o.replace and "value" or "add"] = o.sampler(#s.subject, j - 1) } }
-    end
-  end
-  return s
-end
-
--- Mean over the corrupted runs of the answer's probability, for each cell { restore = places, hold = places }: restored places take
--- the clean value; held ones keep the value of the corrupted pass before anything was restored. All in one pass.
-local function measure(s, cells, o)
-  local requests = { { run = s.clean, metric = s.metric } }
-  for _, run in ipairs(s.corrupted) do
-    requests[#requests + 1] = { run = run, metric = s.metric }
-    for _, cell in ipairs(cells) do
-      local patches = {}
-      for _, place in ipairs(cell.restore) do patches[#patches + 1] = { site = place.site or "resid_post", layer = place.layer, pos = place.pos, from = s.clean } end
-      for _, place in ipairs(cell.hold or {}) do
-        patches[#patches + 1] = { site = place.site, layer = place.layer, pos = place.pos, from_pos = place.pos, from = run } -- from_pos: see help
-      end
-      requests[#requests + 1] = { run = run, patches = patches, metric = s.metric }
-    end
-  end
-  local values = pb.measure(requests, { memory = o.memory, allow_unread = true })
-  local means = values:narrow(0, 1, #requests - 1):clone():reshape(#s.corrupted, #cells + 1):mean(0)
-  return means:narrow(0, 1, #cells):clone(), means:get(0), values:get(0)
-end
-
--- trace.states(model, fact, cells [, options]) -> tensor [cells], low, high: any states restored, any held (ROME's trace_with_repatch)
-function trace.states(model, fact, cells, given)
-  local o = options(given, {}, "trace.states")
-  return measure(setup(model, fact, o), cells, o)
-end
-
--- ---- one fact ----------------------------------------------------------------------------------------------------------------------
-
--- Layers l - w div 2 .. l + ceil(w / 2) - 1, cut off at the ends of the model.
-local function window_layers(model, layer, w)
-  local layers = {}
-  for l = math.max(0, layer - w // 2), math.min(model.layers, layer + (w + 1) // 2) - 1 do layers[#layers + 1] = l end
-  return layers
-end
-
-local function layers_above(model, layer)
-  local layers = {}
-  for l = layer + 1, model.layers - 1 do layers[#layers + 1] = l end
-  return layers
-end
-
-local function rome(model, fact, o)
-  local s = setup(model, fact, o)
-  if not s then return nil end
-  local cells, L, T = {}, model.layers, #s.clean
-  for _, kind in ipairs(o.kinds) do
-    for layer = 0, L - 1 do
-      for pos = 0, T - 1 do
-        local layers = kind == "block" and { layer } or window_layers(model, layer, o.window)
-        local above = o.sever and layers_above(model, layers[#layers]) or {}
-        cells[#cells + 1] = { restore = { { site = SITES[kind], layer = layers, pos = pos } },
-                              hold = #above > 0 and { { site = SITES[o.sever], layer = above, pos = pos } } or nil }
-      end
-    end
-  end
-  local values, low, high = measure(s, cells, o)
-  local result = { low = low, high = high, answer = s.answer, scale = o.scale, positions = s.subject, clean = s.clean }
-  local about = { model = model.name, prompt = s.clean.text, corruption = o.corrupt and "another prompt" or ("noise %s on the subject"):format(tostring(o.noise)),
-                  samples = #s.corrupted, seed = o.seed, window = o.window }
-  for k, kind in ipairs(o.kinds) do
-    local title = kind == "block" and "block" or ("%s, window of %d"):format(kind, o.window)
-    result[kind] = pb.grid { values = values:narrow(0, (k - 1) * L * T, L * T):clone():reshape(L, T), axes = { "layer", "pos" }, labels = { pos = s.clean.labels },
-                             base = low, target = high, unit = "probability", metric = "prob of the answer", about = about,
-                             name = o.sever and ("%s, %s severed"):format(title, o.sever) or title }
-  end
-  return result
-end
 
 -- trace.rome(model, fact [, options]) -> { block =, mlp =, attn = (grids [layer, pos]), low =, high =, ... }
 function trace.rome(model, fact, given)
-  local o = options(given, {}, "trace.rome")
-  if o.sever then pb.one_of(o.sever, { "mlp", "attn" }, "trace.rome: sever") end
-  return rome(model, fact, o)
+  return rome.trace(model, fact, rome.options(given, "trace.rome"))
 end
 
--- ---- many facts --------------------------------------------------------------------------------------------------------------------
+-- trace.states(model, fact, cells [, options]) -> tensor [cells], low, high; a cell is { restore = places, hold = places }
+function trace.states(model, fact, cells, given)
+  return rome.states(model, fact, cells, rome.options(given, "trace.states"))
+end
 
 -- For each token its class (1 to 6). The last token of the prompt is that, whatever else it is; a subject of one token is its last.
 function trace.classes(subject, length)
@@ -172,14 +49,31 @@ local function mean_of(values, there)
   return mean, (((values - mean) * there):square():sum(0) / (n * (n - 1))):sqrt(), n
 end
 
--- trace.average(model, facts [, options]) -> { block =, mlp =, attn = (grids [layer, class] of indirect effects), ate =, ... }
+-- A set of pairs as facts that are corrupted by the other prompt.
+local function facts_of_pairs(set)
+  local list = {}
+  for i = 1, #set do
+    local pair = set[i]
+    list[i] = { prompt = pair.clean.text, run = pair.clean, corrupt = pair.corrupt, answer = pair.answer[1], positions = set:position("subject", i) }
+  end
+  return list
+end
+
+-- trace.average(model, facts | set [, options]) -> { block =, mlp =, attn = (grids [layer, class] of indirect effects), ate =, ... }
 function trace.average(model, facts, given)
-  local o = options(given, {}, "trace.average")
+  local o = rome.options(given, "trace.average")
   o.average = true
+  if getmetatable(facts) == "set" then facts, o.corrupt = facts_of_pairs(facts), true end
+  o.subjects = o.subjects or facts.subjects
+  if not o.subjects and not o.corrupt then
+    o.subjects = {}
+    for _, fact in ipairs(facts) do o.subjects[#o.subjects + 1] = type(fact.subject) == "string" and fact.subject or nil end
+    if #o.subjects == 0 then o.subjects = nil end
+  end
   local kept, skipped, effects, sums, there = {}, 0, {}, {}, {}
   for _, kind in ipairs(o.kinds) do sums[kind] = {} end
   for i = 1, #facts do
-    local one = rome(model, facts[i], o)
+    local one = rome.trace(model, facts[i], o)
     if one then
       kept[#kept + 1] = { low = one.low, high = one.high, fact = facts[i] }
       effects[#kept] = one.high - one.low

@@ -121,6 +121,29 @@ check.test("trace: corruption by another prompt is activation patching", functio
   check.eq({ result.low, result.high }, { grid.base, grid.target })
 end)
 
+check.test("trace: a set of pairs is averaged over its own corrupted prompts", function()
+  local set = pb.pairs(model, {
+    { clean = FACT.prompt, corrupt = "The Roman Forum is located in the city of", answer = " Paris", wrong = " Rome", positions = { subject = { 1, 2, 3, 4, 5 } } },
+    { clean = "The capital of Germany is", corrupt = "The capital of Japan is", answer = " Berlin", wrong = " Tokyo", positions = { subject = 3 } } })
+  local all = trace.average(model, set, { kinds = { "block" } })
+  local sum = 0
+  for i = 1, 2 do sum = sum + pb.metric.prob(set[i].answer)(set[i].clean) - pb.metric.prob(set[i].answer)(set[i].corrupt) end
+  check.close(all.ate, sum / 2, 1e-6)
+  check.eq(all.counts, { 1.0, 1.0, 2.0, 1.0, 1.0, 2.0 })
+  local one = trace.rome(model, { prompt = FACT.prompt, subject = "Eiffel Tower" }, { kinds = { "block" }, corrupt = set[1].corrupt })
+  local last = one.positions[#one.positions]
+  local other = set[2].corrupt:patched { { site = "resid_post", layer = 3, pos = 3, from = set[2].clean } }
+  local wanted = (one.block:get { layer = 3, pos = last } - one.low + pb.metric.prob(" Berlin")(other) - pb.metric.prob(" Berlin")(set[2].corrupt)) / 2
+  check.close(all.block.values:get(3, 2), wanted, 1e-6)
+end)
+
+check.test("trace: without a list of subjects the fact's own sets the scale", function()
+  local result = trace.rome(model, FACT, { samples = 1, kinds = { "block" } })
+  local clean, ids = model:run(FACT.prompt), {}
+  for i, pos in ipairs(clean:find "Eiffel Tower") do ids[i] = clean.tokens[pos + 1] end
+  check.close(result.scale, 3 * noise.sigma(model, { ids }), 1e-6)
+end)
+
 check.test("trace: every kind of noise has the scale it names", function()
   local subjects = {}
   for i = 1, 400 do subjects[i] = { (i * 37) % 2000, (i * 91) % 2000 } end
@@ -196,7 +219,7 @@ end)
 
 check.test("trace: bad input is told", function()
   check.raises(function() trace.rome(model, { prompt = FACT.prompt, subject = "Big Ben", answer = " Paris" }, quick) end, "Big Ben")
-  check.raises(function() trace.rome(model, FACT, { noise = "s3" }) end, "subjects")
+  check.raises(function() trace.rome(model, FACT, { corrupt = true }) end, "from the fact")
   check.raises(function() trace.rome(model, FACT, { noise = "x3", subjects = { "Eiffel Tower" } }) end, "x3", "Gaussian")
   check.raises(function() trace.rome(model, FACT, with { windw = 3 }) end, "did you mean 'window'")
   check.raises(function() trace.rome(model, FACT, with { kinds = { "mpl" } }) end, "did you mean 'mlp'")
