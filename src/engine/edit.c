@@ -199,8 +199,7 @@ done:
 
 /* ---- captures -------------------------------------------------------------------------------------------------------------- */
 
-static void fill_capture(const pb_lane *lane, const pb_capture *c, const pb_view *view, bool by_head) {
-    (void)lane;
+void pb_capture_fill(const pb_capture *c, const pb_view *view, bool by_head) {
     if (by_head) {
         for (int32_t h = 0; h < view->heads; h++)
             for (int32_t r = 0; r < view->n_rows; r++)
@@ -233,7 +232,44 @@ pb_status pb_visit(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, c
     for (size_t i = 0; i < lane->n_captures; i++) {
         const pb_capture *c = &lane->captures[i];
         if (c->site.kind == kind && (c->site.layer == layer || kind >= PB_SITE_LN_FINAL_SCALE))
-            fill_capture(lane, c, view, by_head);
+            pb_capture_fill(c, view, by_head);
     }
+    return PB_OK;
+}
+
+/* ---- gradients ---------------------------------------------------------------------------------------------------------------- */
+
+static pb_status edit_back(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, const pb_view *view, int64_t window, pb_error *err) {
+    line_source source;
+    if (e->patch->op == PB_PATCH_ADD)
+        return PB_OK;
+    PB_TRY(open_source(pass, lane, e, &source, err));
+    float *values = pb_alloc(pass->ctx, (size_t)e->n[2], sizeof *values);
+    if (!values)
+        return pb_fail_memory(err, pass->ctx, (size_t)e->n[2] * sizeof *values, "a patch");
+    for (int32_t i = 0; i < e->n[0]; i++)
+        for (int32_t j = 0; j < e->n[1]; j++) {
+            float *line = view_line(e, view, i, j);
+            int32_t dest = pb_edit_at(e, 1, j);
+            if (!line)
+                continue;
+            if (e->patch->op == PB_PATCH_SCALE)
+                read_line(&source, i, j, values);
+            for (int32_t c = 0; c < e->n[2]; c++) {
+                int32_t at = pb_edit_at(e, 2, c);
+                if (e->by_head && (at > dest || (window && dest - at >= window)))
+                    continue;
+                line[at] = e->patch->op == PB_PATCH_SCALE ? line[at] * values[c] : 0.0f;
+            }
+        }
+    pb_free(values);
+    return PB_OK;
+}
+
+pb_status pb_visit_back(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view, pb_error *err) {
+    size_t first, n = pb_lane_edits(lane, layer, kind, &first);
+    int64_t window = layer >= 0 && layer < pass->spec->layers ? pass->spec->layer[layer].window : 0;
+    for (size_t i = first + n; i-- > first;)
+        PB_TRY(edit_back(pass, lane, &lane->edits[i], view, window, err));
     return PB_OK;
 }

@@ -163,6 +163,11 @@ typedef struct pb_view {
 } pb_view;
 
 struct pb_pass;
+/* The reverse of an edit on the gradient of what comes after it: replaced entries get none, scaled ones theirs times the
+ * factor; in reverse list order. The lane has no callbacks. */
+pb_status pb_visit_back(struct pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view, pb_error *err);
+/* Copy the view's rows into a capture's tensor. */
+void pb_capture_fill(const pb_capture *capture, const pb_view *view, bool by_head);
 /* Apply the lane's edits at (layer, kind) to the view, then fill its captures of it. only_base / only_own restrict to one
  * kind of edit (resid_pre, see pass.c). */
 typedef enum pb_edit_who { PB_EDITS_ALL, PB_EDITS_BASE, PB_EDITS_OWN } pb_edit_who;
@@ -230,6 +235,16 @@ typedef struct pb_member {
     const float **q_row;                        /* [n_z] rows of queries (all heads) */
 } pb_member;
 
+/* Values of the forward pass that its own buffers do not keep, [n][..] each, for groups whose lanes compute all rows. NULL
+ * members are not wanted in this architecture. */
+typedef struct pb_saved {
+    float *pre_norm;             /* [n][D] residual stream that attention reads */
+    float *q_raw, *k_raw, *v_raw; /* after the hooks q, k, v; before clip, norm and rotation */
+    float *attn_raw, *mlp_raw;   /* before the post norms */
+    float *mid;                  /* [n][D] what the norm before the mlp reads */
+    float *sum1, *sum2;          /* opt-350m: the sums before their norms */
+} pb_saved;
+
 typedef struct pb_group {
     pb_pass *pass;
     const pb_spec *spec;
@@ -243,12 +258,17 @@ typedef struct pb_group {
     float *z;               /* [n_z][H dh] */
     float *attn_out;        /* [max(n_z, n_q)][D] */
     float *mlp_in, *mlp_out; /* [n_z][D] */
-    float *hidden;          /* [n_z][d_mlp], twice when gated */
+    float *hidden;          /* [n_z][d_mlp] input of the last matrix */
+    float *pre, *linear;    /* [n_z][d_mlp] before the activation; pre is hidden itself unless something is saved; linear: gated */
+    struct pb_saved *saved; /* what the reverse pass needs beside the buffers above; NULL in a forward pass */
 } pb_group;
 
 pb_status pb_group_attention(pb_group *group, pb_error *err);   /* attention.c: z of all members */
 pb_status pb_group_project(pb_group *group, pb_error *err);     /* project.c: q, k, v of all members */
 pb_status pb_group_mlp(pb_group *group, pb_error *err);         /* mlp.c: resid_mid -> resid_post */
+/* Buffers for the group's row counts, in the pass's scratch. */
+pb_status pb_group_carve(pb_group *group, pb_error *err);
+pb_status pb_group_attention_output(pb_group *group, pb_error *err); /* layer.c: z -> attn_out */
 pb_status pb_layer_run(pb_pass *pass, int layer, pb_lane **lanes, size_t n, pb_error *err); /* layer.c */
 /* Set the computed rows of a lane to `pos[n]` (ascending); rows that were not computed come from the base's boundary `layer`. */
 void pb_lane_set_rows(const pb_spec *spec, pb_lane *lane, const int32_t *pos, int32_t n, int layer);
@@ -297,6 +317,8 @@ pb_status pb_lane_cost(const pb_spec *spec, const pb_lane *lane, pb_cost *cost, 
 /* Prepare a lane whose sequence and wishes are set: edits resolved and sorted, start, need, limit, stop; then its cost. */
 pb_status pb_lane_prepare(pb_arena *arena, pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n_patches,
                           bool allow_unread, pb_cost *cost, pb_error *err);
+/* Only the edits: those that the base run holds, then the request's, sorted. */
+pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n, pb_error *err);
 /* Run prepared lanes, whose costs' max_rows are in lane->cap. */
 pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double flops, pb_error *err);
 /* Rows that go together through a layer so that its buffers take at most `bytes`. */

@@ -136,7 +136,7 @@ static pb_status visit_result(pb_group *g, pb_member *m, pb_error *err) {
     return status;
 }
 
-static pb_status attention_output(pb_group *g, pb_error *err) {
+pb_status pb_group_attention_output(pb_group *g, pb_error *err) {
     const pb_spec *spec = g->spec;
     int64_t D = spec->d_model, width = (int64_t)spec->heads * spec->d_head;
     PB_TRY(pb_group_visit(g, PB_SITE_Z, g->z, spec->d_head, spec->heads, err));
@@ -144,6 +144,8 @@ static pb_status attention_output(pb_group *g, pb_error *err) {
     for (size_t i = 0; i < g->n; i++)
         if (g->members[i].n_z > 0 && pb_lane_touches(g->members[i].lane, g->layer, PB_SITE_RESULT))
             PB_TRY(visit_result(g, &g->members[i], err));
+    if (g->saved && g->saved->attn_raw)
+        memcpy(g->saved->attn_raw, g->attn_out, (size_t)(g->n_z * D) * sizeof(float));
     if (spec->norm_place == PB_NORM_SANDWICH || spec->norm_place == PB_NORM_OUTPUT)
         PB_TRY(pb_group_norm(g, g->weights->ln1_post, g->attn_out, PB_SITE_LN1_POST_SCALE, err));
     if (spec->residual_scale != 1.0f)
@@ -193,23 +195,29 @@ static pb_status add_member(pb_group *g, pb_arena *arena, pb_lane *lane, pb_erro
     return begin_lane(g->pass, lane, g->layer, &sets, list, err);
 }
 
-static pb_status carve_buffers(pb_group *g, pb_error *err) {
+pb_status pb_group_carve(pb_group *g, pb_error *err) {
+    enum { PARTS = 11 };
     const pb_spec *s = g->spec;
     int64_t D = s->d_model, qw = (int64_t)s->heads * s->d_head, kw = (int64_t)s->kv_heads * s->d_head;
-    int64_t hidden = s->experts ? 0 : (s->gated ? 2 : 1) * (int64_t)s->d_mlp, most = g->n_z > g->n_q ? g->n_z : g->n_q;
-    int64_t sizes[9] = {g->n_a * D, g->n_q * qw, g->n_a * kw, g->n_a * kw, g->n_z * qw, most * D, g->n_z * D, g->n_z * D, g->n_z * hidden};
-    float **parts[9] = {&g->normed, &g->q, &g->k, &g->v, &g->z, &g->attn_out, &g->mlp_in, &g->mlp_out, &g->hidden};
+    int64_t hidden = s->experts ? 0 : g->n_z * s->d_mlp, most = g->n_z > g->n_q ? g->n_z : g->n_q;
+    int64_t sizes[PARTS] = {g->n_a * D, g->n_q * qw, g->n_a * kw, g->n_a * kw, g->n_z * qw, most * D, g->n_z * D, g->n_z * D, hidden,
+                            s->gated ? hidden : 0, g->saved ? hidden : 0};
+    float **parts[PARTS] = {&g->normed, &g->q, &g->k, &g->v, &g->z, &g->attn_out, &g->mlp_in, &g->mlp_out, &g->hidden, &g->linear, &g->pre};
     int64_t total = 0;
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < PARTS; i++) {
         sizes[i] = (sizes[i] + 15) & ~(int64_t)15;
         total += sizes[i];
     }
     float *p;
     PB_TRY(pb_pass_work(g->pass, (size_t)total, &p, err));
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < PARTS; i++) {
         *parts[i] = p;
         p += sizes[i];
     }
+    if (!s->gated)
+        g->linear = NULL;
+    if (!g->saved)
+        g->pre = g->hidden;
     return PB_OK;
 }
 
@@ -217,10 +225,10 @@ static pb_status run_group(pb_group *g, pb_error *err) {
     bool skip_mlp = true;
     for (size_t i = 0; i < g->n; i++)
         skip_mlp = skip_mlp && g->members[i].skip_mlp;
-    PB_TRY(carve_buffers(g, err));
+    PB_TRY(pb_group_carve(g, err));
     PB_TRY(pb_group_project(g, err));
     PB_TRY(pb_group_attention(g, err));
-    PB_TRY(attention_output(g, err));
+    PB_TRY(pb_group_attention_output(g, err));
     if (skip_mlp)
         return PB_OK;
     for (size_t i = 0; i < g->n; i++)

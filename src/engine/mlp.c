@@ -38,49 +38,48 @@ pb_status pb_group_norm(pb_group *g, pb_norm_weights weights, float *rows, pb_si
 /* ---- the plain and the gated mlp ------------------------------------------------------------------------------------------ */
 
 /* Rows from .. to: bias, activation, gate; nobody looks in between. */
-static void activate(pb_group *g, float *pre, const float *linear, int64_t from, int64_t to, const float *bias) {
+static void activate(pb_group *g, int64_t from, int64_t to, const float *bias) {
     int64_t width = g->spec->d_mlp;
     if (to > from)
-        pb_bias_act_rows(g->pass->ctx, g->spec->act, pre + from * width, width, bias, linear ? linear + from * width : NULL, width,
-                         pre + from * width, width, to - from, width);
+        pb_bias_act_rows(g->pass->ctx, g->spec->act, g->pre + from * width, width, bias, g->linear ? g->linear + from * width : NULL, width,
+                         g->hidden + from * width, width, to - from, width);
 }
 
-/* The hidden layer of all rows: pre (and linear) hold the products without bias of pre; post replaces pre. */
-static pb_status hidden_sites(pb_group *g, float *pre, float *linear, pb_error *err) {
+/* The hidden layer of all rows: pre and linear hold the products, pre without its bias. */
+static pb_status hidden_sites(pb_group *g, pb_error *err) {
     int64_t width = g->spec->d_mlp, from = 0;
     const float *bias = g->weights->mlp_in.bias;
     for (size_t i = 0; i <= g->n; i++) {
         pb_member *m = i < g->n ? &g->members[i] : NULL;
         if (m && !pb_lane_touches_range(m->lane, g->layer, PB_SITE_MLP_PRE, PB_SITE_MLP_POST))
             continue;
-        activate(g, pre, linear, from, m ? m->z0 : g->n_z, bias);
+        activate(g, from, m ? m->z0 : g->n_z, bias);
         if (!m)
             break;
         from = m->z0 + m->n_z;
         for (int64_t r = m->z0; bias && r < from; r++)
-            pb_vec_add(pre + r * width, bias, pre + r * width, width);
-        pb_view view = {pre + m->z0 * width, m->z_pos, m->n_z, width, width, 1, (int32_t)width};
+            pb_vec_add(g->pre + r * width, bias, g->pre + r * width, width);
+        pb_view view = {g->pre + m->z0 * width, m->z_pos, m->n_z, width, width, 1, (int32_t)width};
         PB_TRY(pb_visit(g->pass, m->lane, g->layer, PB_SITE_MLP_PRE, &view, PB_EDITS_ALL, err));
-        if (linear) {
-            pb_view gate = view;
-            gate.data = linear + m->z0 * width;
-            PB_TRY(pb_visit(g->pass, m->lane, g->layer, PB_SITE_MLP_PRE_LINEAR, &gate, PB_EDITS_ALL, err));
+        if (g->linear) {
+            view.data = g->linear + m->z0 * width;
+            PB_TRY(pb_visit(g->pass, m->lane, g->layer, PB_SITE_MLP_PRE_LINEAR, &view, PB_EDITS_ALL, err));
         }
-        activate(g, pre, linear, m->z0, from, NULL);
+        activate(g, m->z0, from, NULL);
+        view.data = g->hidden + m->z0 * width;
         PB_TRY(pb_visit(g->pass, m->lane, g->layer, PB_SITE_MLP_POST, &view, PB_EDITS_ALL, err));
     }
     return PB_OK;
 }
 
-static pb_status dense_mlp(pb_group *g, const float *in, float *hidden, float *out, pb_error *err) {
+static pb_status dense_mlp(pb_group *g, const float *in, float *out, pb_error *err) {
     const pb_layer *w = g->weights;
     int64_t D = g->spec->d_model, width = g->spec->d_mlp;
-    float *linear = g->spec->gated ? hidden + g->n_z * width : NULL;
-    PB_TRY(pb_linear(g->pass->ctx, in, D, g->n_z, &w->mlp_in, hidden, width, PB_LINEAR_NO_BIAS, err));
-    if (linear)
-        PB_TRY(pb_linear(g->pass->ctx, in, D, g->n_z, &w->mlp_linear, linear, width, 0, err));
-    PB_TRY(hidden_sites(g, hidden, linear, err));
-    return pb_linear(g->pass->ctx, hidden, width, g->n_z, &w->mlp_out, out, D, 0, err);
+    PB_TRY(pb_linear(g->pass->ctx, in, D, g->n_z, &w->mlp_in, g->pre, width, PB_LINEAR_NO_BIAS, err));
+    if (g->linear)
+        PB_TRY(pb_linear(g->pass->ctx, in, D, g->n_z, &w->mlp_linear, g->linear, width, 0, err));
+    PB_TRY(hidden_sites(g, err));
+    return pb_linear(g->pass->ctx, g->hidden, width, g->n_z, &w->mlp_out, out, D, 0, err);
 }
 
 /* ---- the block's second half --------------------------------------------------------------------------------------------- */
@@ -89,7 +88,8 @@ static pb_status dense_mlp(pb_group *g, const float *in, float *hidden, float *o
 static void gather_input(pb_group *g, float *in) {
     int64_t D = g->spec->d_model;
     for (size_t i = 0; i < g->n; i++)
-        memcpy(in + g->members[i].z0 * D, g->members[i].lane->x, (size_t)(g->members[i].n_z * D) * sizeof *in);
+        if (g->members[i].n_z > 0) /* a lane without rows here has no x either */
+            memcpy(in + g->members[i].z0 * D, g->members[i].lane->x, (size_t)(g->members[i].n_z * D) * sizeof *in);
 }
 
 /* PARALLEL_SHARED: ln1's output, with its patches: computed rows have it already, the others' is the base's. */
@@ -119,9 +119,11 @@ static void add_to_lanes(pb_group *g, const float *rows) {
 }
 
 /* opt-350m: the stream itself is normed after the addition. */
-static pb_status norm_lanes(pb_group *g, pb_norm_weights weights, pb_site_kind scale_kind, float *scratch, pb_error *err) {
+static pb_status norm_lanes(pb_group *g, pb_norm_weights weights, pb_site_kind scale_kind, float *scratch, float *save, pb_error *err) {
     int64_t D = g->spec->d_model;
     gather_input(g, scratch);
+    if (save)
+        memcpy(save, scratch, (size_t)(g->n_z * D) * sizeof *save);
     PB_TRY(pb_group_norm(g, weights, scratch, scale_kind, err));
     for (size_t i = 0; i < g->n; i++)
         memcpy(g->members[i].lane->x, scratch + g->members[i].z0 * D, (size_t)(g->members[i].n_z * D) * sizeof *scratch);
@@ -149,16 +151,20 @@ pb_status pb_group_mlp(pb_group *g, pb_error *err) {
     if (!parallel) {
         add_to_lanes(g, g->attn_out);
         if (spec->norm_place == PB_NORM_POST_ADD)
-            PB_TRY(norm_lanes(g, w->ln1, PB_SITE_LN1_SCALE, out, err));
+            PB_TRY(norm_lanes(g, w->ln1, PB_SITE_LN1_SCALE, out, g->saved ? g->saved->sum1 : NULL, err));
         PB_TRY(visit_stream(g, PB_SITE_RESID_MID, err));
     }
     gather_input(g, in);
     PB_TRY(pb_group_visit(g, PB_SITE_MLP_IN, in, D, 0, err));
+    if (g->saved)
+        memcpy(g->saved->mid, in, (size_t)(g->n_z * D) * sizeof *in);
     if (spec->block == PB_BLOCK_PARALLEL_SHARED)
         gather_shared(g, in);
     else if (spec->norm_place == PB_NORM_PRE || spec->norm_place == PB_NORM_SANDWICH)
         PB_TRY(pb_group_norm(g, w->ln2, in, PB_SITE_LN2_SCALE, err));
-    PB_TRY(spec->experts ? pb_group_experts(g, in, out, err) : dense_mlp(g, in, g->hidden, out, err));
+    PB_TRY(spec->experts ? pb_group_experts(g, in, out, err) : dense_mlp(g, in, out, err));
+    if (g->saved && g->saved->mlp_raw)
+        memcpy(g->saved->mlp_raw, out, (size_t)(g->n_z * D) * sizeof *out);
     if (spec->norm_place == PB_NORM_SANDWICH || spec->norm_place == PB_NORM_OUTPUT)
         PB_TRY(pb_group_norm(g, w->ln2_post, out, PB_SITE_LN2_POST_SCALE, err));
     if (spec->residual_scale != 1.0f)
@@ -168,6 +174,6 @@ pb_status pb_group_mlp(pb_group *g, pb_error *err) {
         add_to_lanes(g, g->attn_out);
     add_to_lanes(g, out);
     if (spec->norm_place == PB_NORM_POST_ADD)
-        PB_TRY(norm_lanes(g, w->ln2, PB_SITE_LN2_SCALE, in, err));
+        PB_TRY(norm_lanes(g, w->ln2, PB_SITE_LN2_SCALE, in, g->saved ? g->saved->sum2 : NULL, err));
     return PB_OK;
 }

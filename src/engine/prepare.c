@@ -36,8 +36,7 @@ static void sort_edits(pb_edit *edits, size_t n) {
     }
 }
 
-static pb_status resolve_edits(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n, pb_error *err) {
-    const pb_spec *spec = pb_model_spec(model);
+pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n, pb_error *err) {
     bool fork = lane->fresh_from < lane->T;
     const pb_patch_list *held = lane->base && !fork ? lane->base->patches : NULL;
     size_t n_held = held ? held->n : 0;
@@ -54,13 +53,16 @@ static pb_status resolve_edits(pb_arena *arena, const pb_model *model, pb_lane *
     }
     lane->n_edits = n_held + n;
     sort_edits(lane->edits, lane->n_edits);
+    return PB_OK;
+}
+
+static void begin_at_own(const pb_spec *spec, pb_lane *lane) {
     lane->start = own_start(spec, lane);
     size_t kept = 0;
     for (size_t i = 0; i < lane->n_edits; i++)
         if (lane->edits[i].own || lane->edits[i].layer >= lane->start)
             lane->edits[kept++] = lane->edits[i];
     lane->n_edits = kept;
-    return PB_OK;
 }
 
 static void set_stop(const pb_spec *spec, pb_lane *lane) {
@@ -139,7 +141,8 @@ static pb_status check_read(const pb_model *model, const pb_lane *lane, pb_error
 
 pb_status pb_lane_prepare(pb_arena *arena, pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n_patches,
                           bool allow_unread, pb_cost *cost, pb_error *err) {
-    PB_TRY(resolve_edits(arena, model, lane, patches, n_patches, err));
+    PB_TRY(pb_lane_resolve(arena, model, lane, patches, n_patches, err));
+    begin_at_own(pb_model_spec(model), lane);
     set_stop(pb_model_spec(model), lane);
     PB_TRY(set_need(arena, model, lane, err));
     if (!allow_unread)

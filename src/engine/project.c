@@ -54,6 +54,8 @@ static pb_status norm_rows(pb_group *g, pb_error *err) {
         for (int32_t r = 0; r < m->n_a; r++)
             memcpy(g->normed + (m->a0 + r) * D, resid_row(g, m, m->a_pos[r]), (size_t)D * sizeof(float));
     }
+    if (g->saved)
+        memcpy(g->saved->pre_norm, g->normed, (size_t)(g->n_a * D) * sizeof(float));
     if (!has_ln1(g->spec))
         return PB_OK;
     pb_norm norm = pb_spec_norm(g->spec, g->weights->ln1);
@@ -245,6 +247,11 @@ static pb_status finish_member(pb_group *g, pb_member *m, pb_error *err) {
     PB_TRY(visit_heads(g, m, PB_SITE_Q, &q, err));
     PB_TRY(visit_heads(g, m, PB_SITE_K, &k, err));
     PB_TRY(visit_heads(g, m, PB_SITE_V, &v, err));
+    if (g->saved && g->saved->q_raw) {
+        memcpy(g->saved->q_raw + m->q0 * qw, q.data, (size_t)(q.n * qw) * sizeof(float));
+        memcpy(g->saved->k_raw + m->a0 * kw, k.data, (size_t)(k.n * kw) * sizeof(float));
+        memcpy(g->saved->v_raw + m->a0 * kw, v.data, (size_t)(v.n * kw) * sizeof(float));
+    }
     PB_TRY(finish_heads(g, m, &q, err));
     PB_TRY(finish_heads(g, m, &k, err));
     if (spec->clip_qkv > 0)

@@ -39,6 +39,7 @@ void pb_model_unref(pb_model *model) {
     for (size_t i = 0; i < model->n_owned; i++)
         pb_free(model->owned[i]);
     pb_free(model->owned);
+    pb_free(model->copied);
     for (size_t i = 0; i < model->n_files; i++) {
         pb_free(model->files[i].name);
         pb_safetensors_unref(model->files[i].file);
@@ -59,7 +60,8 @@ static pb_status check_folder(const char *folder, pb_error *err) {
     if (pb_folder_exists(folder))
         return PB_OK;
     if (pb_file_exists(folder))
-        return pb_fail(err, PB_ERR_ARGUMENT, "'%.500s' is a file; a model is a folder with config.json and model.safetensors", folder);
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "'%.500s' is a file; a model is a folder with config.json and model.safetensors", folder);
     char here[512];
     bool relative = folder[0] != '/';
     if (!relative || !getcwd(here, sizeof here))
@@ -96,7 +98,8 @@ static pb_status find_family(pb_loading *loading, pb_error *err) {
     size_t used = 0;
     for (size_t i = 0; i < pb_family_count() && used < sizeof list; i++)
         used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", pb_family_at(i)->model_type);
-    return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: model_type '%.100s' is not an architecture that Patchbay knows; it knows %s",
+    return pb_fail(err, PB_ERR_UNSUPPORTED,
+                   "%s: model_type '%.100s' is not an architecture that Patchbay knows; it knows %s",
                    loading->config_path, type, list);
 }
 
@@ -105,7 +108,8 @@ static pb_status open_config(pb_loading *loading, pb_error *err) {
     if (!loading->config_path)
         return pb_fail_memory(err, loading->ctx, strlen(loading->model->folder) + 16, "a path");
     if (!pb_file_exists(loading->config_path))
-        return pb_fail(err, PB_ERR_IO, "'%.500s' has no config.json; a model is a folder with config.json and model.safetensors",
+        return pb_fail(err, PB_ERR_IO,
+                       "'%.500s' has no config.json; a model is a folder with config.json and model.safetensors",
                        loading->model->folder);
     PB_TRY(pb_json_load(loading->ctx, loading->config_path, CONFIG_MAX, &loading->config, err));
     if (!json_is_object(loading->config))
@@ -125,7 +129,8 @@ static pb_status open_tokenizer(pb_loading *loading, pb_error *err) {
     return status;
 }
 
-pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out, pb_error *err) {
+pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out,
+                        pb_error *err) {
     pb_model *model = NULL;
     PB_TRY(check_folder(folder, err));
     PB_TRY(create(ctx, folder, &model, err));
@@ -155,65 +160,38 @@ pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_optio
 
 /* ---- what a model says of itself ------------------------------------------------------------------------------------------- */
 
-const pb_spec *pb_model_spec(const pb_model *model) {
-    return &model->spec;
-}
+const pb_spec *pb_model_spec(const pb_model *model) { return &model->spec; }
 
 pb_norm pb_spec_norm(const pb_spec *spec, pb_norm_weights w) {
-    return (pb_norm){.centre = spec->norm_centre, .eps = spec->norm_eps, .width = spec->d_model, .weight = w.weight, .bias = w.bias};
+    return (pb_norm){
+        .centre = spec->norm_centre, .eps = spec->norm_eps, .width = spec->d_model, .weight = w.weight, .bias = w.bias};
 }
 
-pb_context *pb_model_context(const pb_model *model) {
-    return model->ctx;
-}
+pb_context *pb_model_context(const pb_model *model) { return model->ctx; }
 
-const char *pb_model_folder(const pb_model *model) {
-    return model->folder;
-}
+const char *pb_model_folder(const pb_model *model) { return model->folder; }
 
-const char *pb_model_name(const pb_model *model) {
-    return model->name;
-}
+const char *pb_model_name(const pb_model *model) { return model->name; }
 
-const char *pb_model_family(const pb_model *model) {
-    return model->family->model_type;
-}
+const char *pb_model_family(const pb_model *model) { return model->family->model_type; }
 
-int pb_model_layers(const pb_model *model) {
-    return model->spec.layers;
-}
+int pb_model_layers(const pb_model *model) { return model->spec.layers; }
 
-int pb_model_heads(const pb_model *model) {
-    return model->spec.heads;
-}
+int pb_model_heads(const pb_model *model) { return model->spec.heads; }
 
-int pb_model_kv_heads(const pb_model *model) {
-    return model->spec.kv_heads;
-}
+int pb_model_kv_heads(const pb_model *model) { return model->spec.kv_heads; }
 
-int pb_model_d_model(const pb_model *model) {
-    return model->spec.d_model;
-}
+int pb_model_d_model(const pb_model *model) { return model->spec.d_model; }
 
-int pb_model_d_head(const pb_model *model) {
-    return model->spec.d_head;
-}
+int pb_model_d_head(const pb_model *model) { return model->spec.d_head; }
 
-int pb_model_d_mlp(const pb_model *model) {
-    return model->spec.d_mlp;
-}
+int pb_model_d_mlp(const pb_model *model) { return model->spec.d_mlp; }
 
-int pb_model_vocab(const pb_model *model) {
-    return model->spec.vocab;
-}
+int pb_model_vocab(const pb_model *model) { return model->spec.vocab; }
 
-int pb_model_max_positions(const pb_model *model) {
-    return model->spec.max_positions;
-}
+int pb_model_max_positions(const pb_model *model) { return model->spec.max_positions; }
 
-pb_tokenizer *pb_model_tokenizer(const pb_model *model) {
-    return model->tokenizer;
-}
+pb_tokenizer *pb_model_tokenizer(const pb_model *model) { return model->tokenizer; }
 
 static int64_t elements(const pb_entry *entry) {
     int64_t n = 1;
@@ -239,9 +217,7 @@ int64_t pb_model_weight_bytes(const pb_model *model) {
     return bytes;
 }
 
-size_t pb_model_weight_count(const pb_model *model) {
-    return model->n_weights;
-}
+size_t pb_model_weight_count(const pb_model *model) { return model->n_weights; }
 
 const char *pb_model_weight_name(const pb_model *model, size_t i) {
     return i < model->n_weights ? model->weights[i].entry->name : NULL;

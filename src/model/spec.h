@@ -91,6 +91,16 @@ typedef struct pb_spec {
     pb_layer *layer;        /* [layers] */
 } pb_spec;
 
+/* Where numbers that the spec points to are stored: number i of them is element first + (i / block) * stride + i % block of
+ * the weight (pb_model_weight_name). Matrices: only `weight` and `first` count; their own strides lead on from there. */
+typedef struct pb_origin {
+    size_t weight;
+    int64_t first, block, stride;
+} pb_origin;
+
+/* The origin of a matrix's data or of a vector (bias, norm) of the spec; false for NULL and for what processing made. */
+bool pb_model_origin(const pb_model *model, const void *data, pb_origin *out);
+
 const pb_spec *pb_model_spec(const pb_model *model);
 
 /* pb_norm of the model's width for weights w (kernels.h). */

@@ -22,7 +22,8 @@ static void append(char *name, const char *pattern, int number) {
 }
 
 /* layer -1: part is a whole name; index replaces "%d" in part. */
-static void make_name(const pb_loading *loading, int layer, const char *part, int index, const char *suffix, char name[NAME_MAX_LENGTH]) {
+static void make_name(const pb_loading *loading, int layer, const char *part, int index, const char *suffix,
+                      char name[NAME_MAX_LENGTH]) {
     name[0] = '\0';
     if (layer >= 0)
         append(name, loading->names.layer, layer);
@@ -37,36 +38,43 @@ static void make_name(const pb_loading *loading, int layer, const char *part, in
 
 /* ---- single tensors ----------------------------------------------------------------------------------------------------- */
 
-static pb_status shape_error(const pb_loading *loading, const pb_weight *weight, int ndim, const int64_t *shape, pb_error *err) {
+static pb_status shape_error(const pb_loading *loading, const pb_weight *weight, int ndim, const int64_t *shape,
+                             pb_error *err) {
     char have[96], want[96];
     const pb_spec *spec = loading->spec;
     bool assumed = loading->assumed.length > 0;
     return pb_fail(err, PB_ERR_FORMAT,
-                   "%s: tensor '%.200s' has shape %s, but config.json asks for %s (layers %d, width %d, heads %d, key/value heads %d, "
+                   "%s: tensor '%.200s' has shape %s, but config.json asks for %s (layers %d, width %d, heads %d, "
+                   "key/value heads %d, "
                    "dimensions of a head %d, mlp %d, vocabulary %d)%s%.300s%s",
-                   weight->file, weight->entry->name, pb_shape_text(weight->entry->ndim, weight->entry->shape, have, sizeof have),
-                   pb_shape_text(ndim, shape, want, sizeof want), spec->layers, spec->d_model, spec->heads, spec->kv_heads, spec->d_head,
-                   spec->d_mlp, spec->vocab, assumed ? "; config.json does not say " : "", assumed ? loading->assumed.text : "",
-                   assumed ? ", so these defaults of the family were taken" : "");
+                   weight->file, weight->entry->name,
+                   pb_shape_text(weight->entry->ndim, weight->entry->shape, have, sizeof have),
+                   pb_shape_text(ndim, shape, want, sizeof want), spec->layers, spec->d_model, spec->heads,
+                   spec->kv_heads, spec->d_head, spec->d_mlp, spec->vocab, assumed ? "; config.json does not say " : "",
+                   assumed ? loading->assumed.text : "", assumed ? ", so these defaults of the family were taken" : "");
 }
 
 static pb_status missing(const pb_loading *loading, const char *name, pb_error *err) {
     const pb_model *model = loading->model;
     return pb_fail(err, PB_ERR_FORMAT, "tensor '%s' is missing from %s%s; config.json says %s with %d layers", name,
-                   model->n_files == 1 ? model->files[0].name : "all weight files", loading->bare_names ? " (names there have no prefix)" : "",
-                   loading->family->model_type, loading->spec->layers);
+                   model->n_files == 1 ? model->files[0].name : "all weight files",
+                   loading->bare_names ? " (names there have no prefix)" : "", loading->family->model_type,
+                   loading->spec->layers);
 }
 
 /* A tensor of exactly this shape; marks it as used. */
-static pb_status take(pb_loading *loading, const char *name, int ndim, const int64_t *shape, pb_weight **out, pb_error *err) {
+static pb_status take(pb_loading *loading, const char *name, int ndim, const int64_t *shape, pb_weight **out,
+                      pb_error *err) {
     pb_weight *weight = pb_files_find(loading->model, name);
     if (!weight)
         return missing(loading, name, err);
     const pb_entry *entry = weight->entry;
     if (entry->ndim != ndim || memcmp(entry->shape, shape, (size_t)ndim * sizeof *shape) != 0)
         return shape_error(loading, weight, ndim, shape, err);
-    if (entry->type != PB_STORED_F32 && entry->type != PB_STORED_F16 && entry->type != PB_STORED_BF16 && entry->type != PB_STORED_F64)
-        return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: tensor '%s' is stored as %s; weights must be F32, F16, BF16 or F64", weight->file, name,
+    if (entry->type != PB_STORED_F32 && entry->type != PB_STORED_F16 && entry->type != PB_STORED_BF16 &&
+        entry->type != PB_STORED_F64)
+        return pb_fail(err, PB_ERR_UNSUPPORTED,
+                       "%s: tensor '%s' is stored as %s; weights must be F32, F16, BF16 or F64", weight->file, name,
                        pb_stored_name(entry->type));
     weight->used = true;
     *out = weight;
@@ -78,8 +86,15 @@ static pb_status own_floats(pb_loading *loading, size_t count, const char *name,
     return *out ? PB_OK : pb_fail_memory(err, loading->ctx, count * sizeof **out, name);
 }
 
+/* n floats at data are those of the weight, in one piece. */
+static pb_status note(pb_loading *loading, const float *data, int64_t n, const pb_weight *weight, pb_error *err) {
+    return pb_origin_note(loading->model, data, n, (pb_origin){(size_t)(weight - loading->model->weights), 0, n, 0},
+                          err);
+}
+
 /* The tensor as stored, [rows, columns]. */
-static pb_status take_matrix(pb_loading *loading, const char *name, int64_t rows, int64_t columns, pb_matrix *out, pb_error *err) {
+static pb_status take_matrix(pb_loading *loading, const char *name, int64_t rows, int64_t columns, pb_matrix *out,
+                             pb_error *err) {
     pb_weight *weight;
     const int64_t shape[2] = {rows, columns};
     PB_TRY(take(loading, name, 2, shape, &weight, err));
@@ -89,6 +104,7 @@ static pb_status take_matrix(pb_loading *loading, const char *name, int64_t rows
         float *copy;
         PB_TRY(own_floats(loading, (size_t)(rows * columns), name, &copy, err));
         pb_widen(entry->type, entry->data, 0, (size_t)(rows * columns), copy);
+        PB_TRY(note(loading, copy, rows * columns, weight, err));
         m.data = copy;
         m.type = PB_STORED_F32;
     }
@@ -101,7 +117,7 @@ static pb_status take_vector_into(pb_loading *loading, const char *name, int64_t
     pb_weight *weight;
     PB_TRY(take(loading, name, 1, &n, &weight, err));
     pb_widen(weight->entry->type, weight->entry->data, 0, (size_t)n, out);
-    return PB_OK;
+    return note(loading, out, n, weight, err);
 }
 
 static pb_status take_vector(pb_loading *loading, const char *name, int64_t n, float **out, pb_error *err) {
@@ -115,14 +131,15 @@ static pb_status take_vector(pb_loading *loading, const char *name, int64_t n, f
 /* ---- maps and norms ------------------------------------------------------------------------------------------------------ */
 
 /* The map `part` with `in` inputs and `out` outputs, with its bias. layer -1: part is a whole name. */
-static pb_status take_linear(pb_loading *loading, int layer, const char *part, int index, int64_t in, int64_t out, bool bias,
-                             pb_matrix *matrix, pb_error *err) {
+static pb_status take_linear(pb_loading *loading, int layer, const char *part, int index, int64_t in, int64_t out,
+                             bool bias, pb_matrix *matrix, pb_error *err) {
     char name[NAME_MAX_LENGTH];
     pb_matrix m;
     make_name(loading, layer, part, index, ".weight", name);
     if (loading->family->in_major && layer >= 0) {
         PB_TRY(take_matrix(loading, name, in, out, &m, err));
-        m = (pb_matrix){.data = m.data, .type = m.type, .in_major = true, .in = in, .out = out, .ld = out, .block = out};
+        m = (pb_matrix){
+            .data = m.data, .type = m.type, .in_major = true, .in = in, .out = out, .ld = out, .block = out};
     } else {
         PB_TRY(take_matrix(loading, name, out, in, &m, err));
     }
@@ -137,7 +154,8 @@ static pb_status take_linear(pb_loading *loading, int layer, const char *part, i
 }
 
 /* Weight (and bias) of a norm of n numbers; part NULL or a family without parameters: nothing. */
-static pb_status take_norm(pb_loading *loading, int layer, const char *part, int64_t n, pb_norm_weights *norm, pb_error *err) {
+static pb_status take_norm(pb_loading *loading, int layer, const char *part, int64_t n, pb_norm_weights *norm,
+                           pb_error *err) {
     *norm = (pb_norm_weights){NULL, NULL};
     if (!part || loading->norm_plain)
         return PB_OK;
@@ -163,8 +181,8 @@ static const void *element(const pb_matrix *m, int64_t at) {
 }
 
 /* n outputs of a fused map, from output `first` on: blocks of `block` that begin `stride` apart. */
-static pb_status split(pb_loading *loading, const pb_matrix *fused, int64_t first, int64_t n, int64_t block, int64_t stride, pb_matrix *out,
-                       pb_error *err) {
+static pb_status split(pb_loading *loading, const pb_matrix *fused, int64_t first, int64_t n, int64_t block,
+                       int64_t stride, pb_matrix *out, pb_error *err) {
     pb_matrix m = *fused;
     m.out = n;
     m.block = block;
@@ -177,6 +195,10 @@ static pb_status split(pb_loading *loading, const pb_matrix *fused, int64_t firs
         for (int64_t o = 0; o < n; o++)
             bias[o] = fused->bias[first + o / block * stride + o % block];
         m.bias = bias;
+        pb_origin origin;
+        if (pb_model_origin(loading->model, fused->bias, &origin))
+            PB_TRY(pb_origin_note(loading->model, bias, n,
+                                  (pb_origin){origin.weight, origin.first + first, block, stride}, err));
     }
     *out = m;
     return PB_OK;
@@ -200,7 +222,8 @@ static pb_status bind_fused_qkv(pb_loading *loading, int i, pb_error *err) {
 }
 
 /* One norm of q or k, whichever way the family shares it among heads. */
-static pb_status bind_qk_norm(pb_loading *loading, int i, const char *part, int heads, pb_norm_weights *norm, pb_error *err) {
+static pb_status bind_qk_norm(pb_loading *loading, int i, const char *part, int heads, pb_norm_weights *norm,
+                              pb_error *err) {
     const pb_family *family = loading->family;
     char name[NAME_MAX_LENGTH];
     int64_t d = loading->spec->d_head;
@@ -219,6 +242,7 @@ static pb_status bind_qk_norm(pb_loading *loading, int i, const char *part, int 
         bool per_head = loading->spec->qk_norm == PB_QK_NORM_PER_HEAD;
         PB_TRY(take(loading, name, per_head ? 2 : 1, per_head ? two : &n, &stored, err));
         pb_widen(stored->entry->type, stored->entry->data, 0, (size_t)n, weight);
+        PB_TRY(note(loading, weight, n, stored, err));
     }
     for (int64_t j = 0; family->norm_plus_one && j < n; j++)
         weight[j] += 1.0f;
@@ -262,9 +286,12 @@ static pb_status bind_experts(pb_loading *loading, int i, pb_error *err) {
         return pb_fail_memory(err, loading->ctx, 3 * n * sizeof *all, "the experts");
     PB_TRY(take_linear(loading, i, names->router, 0, spec->d_model, spec->experts, false, &layer->router, err));
     for (int e = 0; e < spec->experts; e++) {
-        PB_TRY(take_linear(loading, i, names->expert_in, e, spec->d_model, spec->d_mlp, loading->mlp_bias, &all[e], err));
-        PB_TRY(take_linear(loading, i, names->expert_linear, e, spec->d_model, spec->d_mlp, loading->mlp_bias, &all[n + (size_t)e], err));
-        PB_TRY(take_linear(loading, i, names->expert_out, e, spec->d_mlp, spec->d_model, loading->mlp_bias, &all[2 * n + (size_t)e], err));
+        PB_TRY(
+            take_linear(loading, i, names->expert_in, e, spec->d_model, spec->d_mlp, loading->mlp_bias, &all[e], err));
+        PB_TRY(take_linear(loading, i, names->expert_linear, e, spec->d_model, spec->d_mlp, loading->mlp_bias,
+                           &all[n + (size_t)e], err));
+        PB_TRY(take_linear(loading, i, names->expert_out, e, spec->d_mlp, spec->d_model, loading->mlp_bias,
+                           &all[2 * n + (size_t)e], err));
     }
     layer->expert_in = all;
     layer->expert_linear = all + n;
@@ -315,12 +342,15 @@ static bool really_tied(pb_loading *loading, const char *name) {
     char embed[NAME_MAX_LENGTH];
     make_name(loading, -1, loading->names.embed, 0, ".weight", embed);
     const pb_entry *a = pb_files_find(loading->model, embed)->entry, *b = other->entry;
-    bool same = a->type == b->type && a->bytes == b->bytes && (a->data == b->data || memcmp(a->data, b->data, a->bytes) == 0);
+    bool same =
+        a->type == b->type && a->bytes == b->bytes && (a->data == b->data || memcmp(a->data, b->data, a->bytes) == 0);
     if (same)
         other->used = other->is_copy = true;
     else
-        pb_context_warn(loading->ctx, "%s: config.json ties '%s' to the embedding, but the file has different values for it: those are used",
-                        other->file, name);
+        pb_context_warn(
+            loading->ctx,
+            "%s: config.json ties '%s' to the embedding, but the file has different values for it: those are used",
+            other->file, name);
     return same;
 }
 
@@ -329,7 +359,8 @@ static pb_status bind_unembed(pb_loading *loading, pb_error *err) {
     char name[NAME_MAX_LENGTH];
     make_name(loading, -1, loading->names.unembed, 0, ".weight", name);
     if (!really_tied(loading, name))
-        return take_linear(loading, -1, loading->names.unembed, 0, spec->d_embed, spec->vocab, loading->unembed_bias, &spec->unembed, err);
+        return take_linear(loading, -1, loading->names.unembed, 0, spec->d_embed, spec->vocab, loading->unembed_bias,
+                           &spec->unembed, err);
     spec->unembed = spec->embed;
     if (loading->unembed_bias) {
         float *bias;
@@ -351,8 +382,10 @@ static pb_status find_prefix(pb_loading *loading, pb_error *err) {
     if (pb_files_find(loading->model, without))
         return PB_OK;
     loading->bare_names = false;
-    return pb_fail(err, PB_ERR_FORMAT, "the weights have neither '%s' nor '%s', the embedding of a %s model; they begin with '%.100s'", with,
-                   without, loading->family->model_type, loading->model->n_weights ? loading->model->weights[0].entry->name : "nothing");
+    return pb_fail(err, PB_ERR_FORMAT,
+                   "the weights have neither '%s' nor '%s', the embedding of a %s model; they begin with '%.100s'",
+                   with, without, loading->family->model_type,
+                   loading->model->n_weights ? loading->model->weights[0].entry->name : "nothing");
 }
 
 static pb_status bind_outer(pb_loading *loading, pb_error *err) {
@@ -364,8 +397,10 @@ static pb_status bind_outer(pb_loading *loading, pb_error *err) {
         PB_TRY(take_linear(loading, -1, names->pos_embed, 0, spec->d_model, rows, false, &spec->pos_embed, err));
     }
     if (spec->d_embed != spec->d_model) {
-        PB_TRY(take_linear(loading, -1, names->project_in, 0, spec->d_embed, spec->d_model, false, &spec->project_in, err));
-        PB_TRY(take_linear(loading, -1, names->project_out, 0, spec->d_model, spec->d_embed, false, &spec->project_out, err));
+        PB_TRY(take_linear(loading, -1, names->project_in, 0, spec->d_embed, spec->d_model, false, &spec->project_in,
+                           err));
+        PB_TRY(take_linear(loading, -1, names->project_out, 0, spec->d_model, spec->d_embed, false, &spec->project_out,
+                           err));
     }
     PB_TRY(take_norm(loading, -1, names->embed_norm, spec->d_model, &spec->embed_norm, err));
     PB_TRY(take_norm(loading, -1, spec->has_final_norm ? names->ln_final : NULL, spec->d_model, &spec->ln_final, err));
@@ -401,8 +436,11 @@ static pb_status check_left_over(const pb_loading *loading, pb_error *err) {
     char more[64] = "";
     if (left > 1)
         snprintf(more, sizeof more, " and %zu more", left - 1);
-    return pb_fail(err, PB_ERR_FORMAT, "%s: tensor '%.200s'%s is left over: a %s model with the %d layers and the switches of config.json has no such weight",
-                   model->weights[first].file, model->weights[first].entry->name, more, loading->family->model_type, loading->spec->layers);
+    return pb_fail(err, PB_ERR_FORMAT,
+                   "%s: tensor '%.200s'%s is left over: a %s model with the %d layers and the switches of config.json "
+                   "has no such weight",
+                   model->weights[first].file, model->weights[first].entry->name, more, loading->family->model_type,
+                   loading->spec->layers);
 }
 
 pb_status pb_weights_bind(pb_loading *loading, pb_error *err) {

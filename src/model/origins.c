@@ -1,0 +1,45 @@
+/* Where the numbers behind the spec's pointers are stored, for gradients by weight: matrices are views into the weights, and
+ * their address tells; vectors are float32 copies, which the binder notes here. */
+#include "model/loading.h"
+
+pb_status pb_origin_note(pb_model *model, const float *data, int64_t n, pb_origin origin, pb_error *err) {
+    if (model->n_copied == model->cap_copied) {
+        size_t more = model->cap_copied ? 2 * model->cap_copied : 64;
+        pb_copied *grown = pb_realloc(model->ctx, model->copied, more, sizeof *grown);
+        if (!grown)
+            return pb_fail_memory(err, model->ctx, more * sizeof *grown, "the table of weights");
+        model->copied = grown;
+        model->cap_copied = more;
+    }
+    model->copied[model->n_copied++] = (pb_copied){data, n, origin};
+    return PB_OK;
+}
+
+static bool in_weights(const pb_model *model, const char *at, pb_origin *out) {
+    for (size_t i = 0; i < model->n_weights; i++) {
+        const pb_entry *entry = model->weights[i].entry;
+        const char *begin = entry->data;
+        if (at >= begin && at < begin + entry->bytes) {
+            int64_t n = (int64_t)(entry->bytes / pb_stored_size(entry->type));
+            *out = (pb_origin){i, (at - begin) / (int64_t)pb_stored_size(entry->type), n, 0};
+            return true;
+        }
+    }
+    return false;
+}
+
+bool pb_model_origin(const pb_model *model, const void *data, pb_origin *out) {
+    if (!data)
+        return false;
+    for (size_t i = 0; i < model->n_copied; i++) {
+        const pb_copied *c = &model->copied[i];
+        const float *at = data;
+        if (at >= c->data && at < c->data + c->n) {
+            *out = c->origin;
+            if (out->stride == 0) /* in one piece: a part of it begins further on */
+                out->first += at - c->data;
+            return true;
+        }
+    }
+    return in_weights(model, data, out);
+}
