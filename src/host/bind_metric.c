@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "host/objects.h"
+#include "host/batch.h"
 #include "host/private.h"
 
 /* The description's fields are Lua values in the box's user value, so that functions and runs are seen by the collector. */
@@ -13,9 +13,10 @@ typedef struct pb_lua_metric {
     const pb_box *box; /* finds the user value again when the engine calls the function */
 } pb_lua_metric;
 
-enum { SPEC = 1, METRIC_SLOTS = 1 };
+enum { SPEC = 1, MEMORY = 2, METRIC_SLOTS = 2 };
 
-static void release_metric(void *object) { pb_free(object); }
+/* The object's memory is Lua's, in a user value: the engine may still use it when a function has closed the box. */
+static void release_metric(void *object) { (void)object; }
 
 static pb_lua_metric *check_metric(lua_State *L, int index) { return pb_check_box(L, index, &PB_METRIC_CLASS); }
 
@@ -24,9 +25,8 @@ static pb_lua_metric *check_metric(lua_State *L, int index) { return pb_check_bo
 /* Push a new metric whose description is the table on top, which it replaces. */
 static void push_metric(lua_State *L, pb_metric_kind kind) {
     pb_box *box = pb_box_new(L, &PB_METRIC_CLASS, METRIC_SLOTS);
-    pb_lua_metric *metric = pb_alloc_zero(pb_host_context(L), 1, sizeof *metric);
-    if (!metric)
-        pb_lua_raise(L, pb_fail_memory(pb_lua_error(L), pb_host_context(L), sizeof *metric, "a metric"));
+    pb_lua_metric *metric = pb_lua_scratch(L, 1, sizeof *metric);
+    lua_setiuservalue(L, -2, MEMORY);
     *metric = (pb_lua_metric){.kind = kind, .host = pb_host_of(L), .box = box};
     box->object = metric;
     pb_box_anchor(L, -1);
@@ -273,6 +273,7 @@ static int metric_call(lua_State *L) {
     lua_settop(L, 2);
     pb_batch_new(L);
     const pb_metric *metric = pb_batch_metric(L, 3, 1, run);
+    pb_batch_begin(L, 3, 2, metric, 0); /* so that the metric's function cannot free the run */
     double value = NAN;
     PB_LUA(L, pb_run_metric(run, metric, &value, pb_lua_error(L)));
     lua_pushnumber(L, (lua_Number)(float)value);

@@ -457,6 +457,7 @@ static int model_generate(lua_State *L) {
         options.n_patches = request->n_patches;
     }
     size_t n = 0;
+    pb_guard_run(L, prompt);
     pb_box *block = pb_new_block(L);
     int32_t *id_block = NULL;
     PB_LUA(L, pb_generate(prompt, &options, &id_block, &n, pb_lua_error(L)));

@@ -111,10 +111,12 @@ static void pick_entries(lua_State *L, pb_site_shape shape, const pb_patch *patc
 }
 
 static void push_whole(lua_State *L, pb_run *run, pb_site site) {
+    pb_guard_run(L, run);
     pb_box *box = pb_new_tensor(L);
     pb_tensor *value = NULL;
     PB_LUA(L, pb_run_value(run, site, &value, pb_lua_error(L)));
     pb_fill_tensor(L, box, value);
+    lua_remove(L, -2);
 }
 
 /* The same from the run's weak cache: a patch function asks for one site once per variant. */

@@ -32,6 +32,13 @@ void pb_push_run(lua_State *L, const pb_run *run) {
     lua_remove(L, -2);
 }
 
+void pb_guard_run(lua_State *L, const pb_run *run) {
+    if (pb_run_patch_count(run) > 0)
+        pb_push_run(L, run);
+    else
+        lua_pushnil(L);
+}
+
 /* ---- properties ------------------------------------------------------------------------------------------------------ */
 
 static int run_model(lua_State *L) {
@@ -97,6 +104,7 @@ static int run_tostring(lua_State *L) {
 /* ---- values ------------------------------------------------------------------------------------------------------------ */
 
 static void push_value(lua_State *L, pb_run *run, pb_site site) {
+    pb_guard_run(L, run);
     pb_box *box = pb_new_tensor(L);
     pb_tensor *value = NULL;
     PB_LUA(L, pb_run_value(run, site, &value, pb_lua_error(L)));

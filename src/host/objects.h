@@ -61,7 +61,8 @@ pb_box *pb_new_run(lua_State *L, int model_index);
 void pb_fill_run(lua_State *L, pb_box *box, pb_run *run);
 /* Push a new box for a run that C code holds (a reference is added). */
 void pb_push_run(lua_State *L, const pb_run *run);
-/* "layers 0..5", "layers 0, 2": for messages. */
+/* Keep the run alive while the engine works on it, by one pushed value: a patch function of its own could close its box. */
+void pb_guard_run(lua_State *L, const pb_run *run);
 
 /* ---- sites and patches ------------------------------------------------------------------------------------------------------ */
 

@@ -257,3 +257,27 @@ check.test("measure and capture fail cleanly when memory does", function()
   check.ok(check.exhaust(function() collectgarbage() corrupt:measure(variants, metric):close() end) > 10)
   check.ok(check.exhaust(function() collectgarbage() corrupt:capture(variants, { "logits", "blocks.1.hook_resid_pre" }) end) > 10)
 end)
+
+check.test("functions that close what the engine is working on", function()
+  local run, source = model:run(clean.tokens), model:run(corrupt.tokens)
+  local own
+  own = pb.metric.fn(function(logits) own:close() return logits:get(0, 1) end)
+  local values = run:measure({ {}, { { site = "z", layer = 1, zero = true } }, { { site = "mlp_out", layer = 1, from = source,
+                               }, { site = "mlp_out", layer = 2, fn = function() run:close() source:close() end } } }, own)
+  check.ok(values:get(0) ~= values:get(1))
+  check.raises(function() return own(clean) end, "closed")
+  check.raises(function() return run.tokens end, "closed")
+
+  local other = model:run(clean.tokens)
+  check.eq(pb.metric.fn(function() other:close() return 1 end)(other), 1.0)
+  local p
+  p = corrupt:patched { { site = "z", layer = 1, fn = function() if p then p:close() end end } }
+  local live = pcall(function() return p:value("q", 3), p.logits end) -- whatever was computed, nothing breaks
+  local q
+  q = corrupt:patched { { site = "z", layer = 1, fn = function() if q then q:close() end end } }
+  pcall(function() return q:value { site = "result", layer = 1, head = 1 } end)
+  local r
+  r = corrupt:patched { { site = "z", layer = 1, fn = function() if r then r:close() end end } }
+  pcall(function() model:generate { r, tokens = 2 } end)
+  check.ok(live ~= nil)
+end)
