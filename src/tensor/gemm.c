@@ -63,7 +63,14 @@ static const char *source_vector(const source *s, int64_t i) {
     return s->data + ((i / s->block) * s->block_stride + i % s->block) * s->ld * s->size;
 }
 
-/* ---- packing a tile of weights -------------------------------------------------------------------------------------- */
+/* ---- blocks of weights --------------------------------------------------------------------------------------------- */
+
+/* Outputs o .. o + n - 1 (at most a tile) by inputs k .. k + depth - 1 (at most PB_GEMM_DEPTH): as vectors in W,
+ * depth lines or n columns. */
+typedef struct weight_block {
+    int64_t o, n, k, depth;
+    const void *vectors[(int)TILE_MAX > (int)PB_GEMM_DEPTH ? TILE_MAX : PB_GEMM_DEPTH];
+} weight_block;
 
 /* Vectors along the inputs of outputs o .. o + n - 1, from input k on. */
 static void columns_at(const source *w, int64_t k, int64_t o, int64_t n, const void **columns) {
@@ -71,118 +78,136 @@ static void columns_at(const source *w, int64_t k, int64_t o, int64_t n, const v
         columns[j] = source_vector(w, w->chosen ? w->chosen[o + j] : o + j) + k * w->size;
 }
 
+/* Vectors along the outputs of inputs k .. k + depth - 1, from output o on. */
+static void lines_at(const source *w, int64_t k, int64_t depth, int64_t o, const void **lines) {
+    for (int64_t i = 0; i < depth; i++)
+        lines[i] = source_vector(w, k + i) + o * w->size;
+}
+
+static bool by_element(const source *w) { return w->lines && w->chosen; }
+
+static void block_at(const product *p, int64_t o, int64_t n, int64_t k, int64_t depth, weight_block *b) {
+    b->o = o;
+    b->n = n;
+    b->k = k;
+    b->depth = depth;
+    if (p->w.lines)
+        lines_at(&p->w, k, depth, by_element(&p->w) ? 0 : o, b->vectors);
+    else
+        columns_at(&p->w, k, o, n, b->vectors);
+}
+
 /* Chosen outputs of vectors that run along the outputs: element by element. */
-static void pack_chosen(const product *p, int64_t k, int64_t depth, int64_t o, int64_t n, float *packed) {
-    const source *w = &p->w;
+static void pack_chosen(const product *p, const weight_block *b, float *packed) {
     const int64_t width = p->table->width;
-    for (int64_t done = 0; done < n; done += width, packed += width * PB_GEMM_DEPTH)
-        for (int64_t i = 0; i < depth; i++)
+    for (int64_t done = 0; done < b->n; done += width, packed += width * PB_GEMM_DEPTH)
+        for (int64_t i = 0; i < b->depth; i++)
             for (int64_t j = 0; j < width; j++) {
-                const int64_t output = w->chosen[least(o + done + j, o + n - 1)];
-                pb_widen(w->type, source_vector(w, k + i), (size_t)output, 1, &packed[i * width + j]);
+                const int64_t output = p->w.chosen[b->o + least(done + j, b->n - 1)];
+                pb_widen(p->w.type, b->vectors[i], (size_t)output, 1, &packed[i * width + j]);
             }
 }
 
-/* Outputs o .. o + n - 1 (at most a tile), inputs k .. k + depth - 1. */
-static void pack_tile(const product *p, int64_t k, int64_t depth, int64_t o, int64_t n, float *packed) {
-    const source *w = &p->w;
+/* Into panels, one every PB_GEMM_DEPTH * width floats. */
+static void pack_block(const product *p, const weight_block *b, float *packed) {
     const int64_t width = p->table->width;
     const int64_t panel_step = width * PB_GEMM_DEPTH;
-    if (w->lines && w->chosen) {
-        pack_chosen(p, k, depth, o, n, packed);
-    } else if (w->lines) {
-        const void *lines[PB_GEMM_DEPTH];
-        for (int64_t i = 0; i < depth; i++)
-            lines[i] = source_vector(w, k + i) + o * w->size;
-        p->table->pack_lines(w->type, lines, depth, n, packed, panel_step);
+    if (by_element(&p->w)) {
+        pack_chosen(p, b, packed);
+    } else if (p->w.lines) {
+        p->table->pack_lines(p->w.type, b->vectors, b->depth, b->n, packed, panel_step);
     } else {
-        const void *columns[TILE_MAX];
-        columns_at(w, k, o, n, columns);
-        for (int64_t done = 0; done < n; done += width, packed += panel_step) {
-            const int count = (int)least(width, n - done);
-            const void *const *ahead = columns + done + (done + 2 * width <= n ? width : 0);
-            p->table->pack_columns(w->type, columns + done, ahead, count, depth, packed);
+        for (int64_t done = 0; done < b->n; done += width, packed += panel_step) {
+            const void *const *columns = b->vectors + done;
+            const void *const *ahead = done + 2 * width <= b->n ? columns + width : columns;
+            p->table->pack_columns(p->w.type, columns, ahead, (int)least(width, b->n - done), b->depth, packed);
         }
     }
 }
 
 /* ---- one chunk of rows ------------------------------------------------------------------------------------------------ */
 
-/* Rows in groups of nearly equal size, so that none is much shorter than the inner kernel likes. */
-static int64_t group_count(const product *p, int64_t rows) { return (rows + p->table->group - 1) / p->table->group; }
+/* What all threads work on together: some rows, and the slab of inputs that is packed for them. Rows are in groups of
+ * nearly equal size, so that none is much shorter than the inner kernel likes. */
+typedef struct row_chunk {
+    int64_t first_row, rows, groups;
+    int64_t k0, slab;
+} row_chunk;
 
-static int64_t group_begin(int64_t group, int64_t groups, int64_t rows) { return rows * group / groups; }
+static int64_t group_begin(const row_chunk *c, int64_t group) { return c->rows * group / c->groups; }
 
-static void pack_group(const product *p, int64_t first_row, int64_t rows, int64_t group, int64_t groups, int64_t k0,
-                       int64_t slab) {
-    int64_t begin = group_begin(group, groups, rows), end = group_begin(group + 1, groups, rows);
-    p->table->pack_rows(p->x + (first_row + begin) * p->row_step + k0 * p->depth_step, p->row_step, p->depth_step,
-                        (int)(end - begin), slab, p->packed_rows + begin * slab);
+static void pack_group(const product *p, const row_chunk *c, int64_t group) {
+    const int64_t begin = group_begin(c, group), end = group_begin(c, group + 1);
+    p->table->pack_rows(p->x + (c->first_row + begin) * p->row_step + c->k0 * p->depth_step, p->row_step, p->depth_step,
+                        (int)(end - begin), c->slab, p->packed_rows + begin * c->slab);
 }
 
-/* Groups from `group` on to `group_end` of one packed block times one packed tile. */
-static void multiply_block(const product *p, int64_t first_row, int64_t rows, int64_t group, int64_t group_end,
-                           int64_t groups, int64_t k0, int64_t slab, int64_t k, int64_t depth, int64_t o, int64_t n,
-                           const float *tile) {
-    const pb_gemm_table *table = p->table;
-    const bool add = p->accumulate || k > 0;
-    const float *bias = k + depth == p->in ? p->bias : NULL;
-    const int64_t groups_in_cache = ROWS_IN_CACHE / table->group;
+/* A group of rows times the panel of outputs done, done + 1, ... of the block. */
+static void multiply_group(const product *p, const row_chunk *c, int64_t group, const weight_block *b, int64_t done,
+                           const float *panel) {
+    const int64_t begin = group_begin(c, group), rows = group_begin(c, group + 1) - begin;
+    const int64_t o = b->o + done;
+    const bool last = b->k + b->depth == p->in;
+    p->table->multiply(p->packed_rows + begin * c->slab + (b->k - c->k0) * rows, (int)rows, panel, b->depth,
+                       p->y + (c->first_row + begin) * p->ldy + o, p->ldy, (int)least(p->table->width, b->n - done),
+                       p->accumulate || b->k > 0, last && p->bias ? p->bias + o : NULL);
+}
 
+/* Groups from `group` on to `group_end` times a packed block. */
+static void multiply_block(const product *p, const row_chunk *c, int64_t group, int64_t group_end,
+                           const weight_block *b, const float *packed) {
+    const int64_t width = p->table->width;
+    const int64_t groups_in_cache = ROWS_IN_CACHE / p->table->group;
     for (int64_t near = group; near < group_end; near += groups_in_cache) {
         const int64_t near_end = least(near + groups_in_cache, group_end);
-        for (int64_t done = 0; done < n; done += table->width) {
-            const float *panel = tile + done * PB_GEMM_DEPTH;
-            const int count = (int)least(table->width, n - done);
-            for (int64_t g = near; g < near_end; g++) {
-                int64_t begin = group_begin(g, groups, rows);
-                int count_rows = (int)(group_begin(g + 1, groups, rows) - begin);
-                table->multiply(p->packed_rows + begin * slab + (k - k0) * count_rows, count_rows, panel, depth,
-                                p->y + (first_row + begin) * p->ldy + o + done, p->ldy, count, add,
-                                bias ? bias + o + done : NULL);
-            }
-        }
+        for (int64_t done = 0; done < b->n; done += width)
+            for (int64_t g = near; g < near_end; g++)
+                multiply_group(p, c, g, b, done, packed + done * PB_GEMM_DEPTH);
     }
 }
 
-static void multiply_tile(const product *p, int thread, int64_t first_row, int64_t rows, int64_t task, int64_t k0,
-                          int64_t slab) {
-    const int64_t groups = group_count(p, rows);
+/* A task is a tile of outputs and one of row_parts shares of the groups. */
+static void multiply_tile(const product *p, const row_chunk *c, int thread, int64_t task) {
     const int64_t o = task / p->row_parts * p->tile, n = least(p->tile, p->out - o);
     const int64_t part = task % p->row_parts;
-    const int64_t group = groups * part / p->row_parts, group_end = groups * (part + 1) / p->row_parts;
-    float *tile = p->packed_tiles + (int64_t)thread * p->tile * PB_GEMM_DEPTH;
-
-    for (int64_t k = k0; k < k0 + slab; k += PB_GEMM_DEPTH) {
-        const int64_t depth = least(PB_GEMM_DEPTH, k0 + slab - k);
-        pack_tile(p, k, depth, o, n, tile);
-        multiply_block(p, first_row, rows, group, group_end, groups, k0, slab, k, depth, o, n, tile);
+    float *packed = p->packed_tiles + (int64_t)thread * p->tile * PB_GEMM_DEPTH;
+    for (int64_t k = c->k0; k < c->k0 + c->slab; k += PB_GEMM_DEPTH) {
+        weight_block b;
+        block_at(p, o, n, k, least(PB_GEMM_DEPTH, c->k0 + c->slab - k), &b);
+        pack_block(p, &b, packed);
+        multiply_block(p, c, c->groups * part / p->row_parts, c->groups * (part + 1) / p->row_parts, &b, packed);
     }
+}
+
+static row_chunk chunk_of(const product *p, int64_t first_row, int64_t rows, int64_t k0) {
+    return (row_chunk){.first_row = first_row,
+                       .rows = rows,
+                       .groups = (rows + p->table->group - 1) / p->table->group,
+                       .k0 = k0,
+                       .slab = least(p->slab, p->in - k0)};
 }
 
 static void multiply_rows(const product *p, int64_t first_row, int64_t rows, int64_t tasks) {
-    const int64_t groups = group_count(p, rows);
     for (int64_t k0 = 0; k0 < p->in; k0 += p->slab) {
-        const int64_t slab = least(p->slab, p->in - k0);
-        for (int64_t g = 0; g < groups; g++)
-            pack_group(p, first_row, rows, g, groups, k0, slab);
+        const row_chunk c = chunk_of(p, first_row, rows, k0);
+        for (int64_t g = 0; g < c.groups; g++)
+            pack_group(p, &c, g);
         for (int64_t task = 0; task < tasks && !pb_context_stopping(p->ctx); task++)
-            multiply_tile(p, 0, first_row, rows, task, k0, slab);
+            multiply_tile(p, &c, 0, task);
     }
 }
 
 /* The same, called by every thread of a team; each loop ends with all of them waiting for each other. */
 static void multiply_rows_as_team(const product *p, int64_t first_row, int64_t rows, int64_t tasks) {
-    const int64_t groups = group_count(p, rows);
     for (int64_t k0 = 0; k0 < p->in; k0 += p->slab) {
-        const int64_t slab = least(p->slab, p->in - k0);
+        const row_chunk c = chunk_of(p, first_row, rows, k0);
 #pragma omp for schedule(static)
-        for (int64_t g = 0; g < groups; g++)
-            pack_group(p, first_row, rows, g, groups, k0, slab);
+        for (int64_t g = 0; g < c.groups; g++)
+            pack_group(p, &c, g);
 #pragma omp for schedule(dynamic)
         for (int64_t task = 0; task < tasks; task++)
             if (!pb_context_stopping(p->ctx))
-                multiply_tile(p, omp_get_thread_num(), first_row, rows, task, k0, slab);
+                multiply_tile(p, &c, omp_get_thread_num(), task);
     }
 }
 
@@ -197,8 +222,7 @@ static void multiply_few(const product *p, int64_t task) {
     if (w->lines) {
         for (int64_t k = 0; k < p->in; k += PB_GEMM_DEPTH) {
             const int64_t depth = least(PB_GEMM_DEPTH, p->in - k);
-            for (int64_t i = 0; i < depth; i++)
-                vectors[i] = source_vector(w, k + i) + o * w->size;
+            lines_at(w, k, depth, o, vectors);
             p->table->few_lines(w->type, vectors, depth, n, p->x + k, p->row_step, (int)p->rows, p->y + o, p->ldy,
                                 p->accumulate || k > 0, k + depth == p->in ? bias : NULL);
         }

@@ -18,24 +18,35 @@ _Static_assert((int)WIDTH % (int)TB == 0, "panels are transposed in whole blocks
 
 /* ---- packing ------------------------------------------------------------------------------------------------------ */
 
+/* Blocks of TB inputs are transposed, last rows first: they also write into the place of following inputs' first rows,
+ * whose turn comes after. The last inputs, where that would be beyond the end, are done one by one. */
 PB_INLINE void pack_rows_along(const float *x, int64_t row_step, int rows, int64_t depth, float *packed) {
-    for (int64_t k = 0; k < depth; k++)
+    const int64_t whole = depth > TB ? (depth - TB) / TB * TB : 0;
+    for (int64_t k = 0; k < whole; k += TB)
+        for (int r = (rows - 1) / TB * TB; r >= 0; r -= TB) {
+            tb_row block[TB];
+            PB_UNROLL
+            for (int j = 0; j < TB; j++)
+                block[j] = tb_load_f32(x + (r + j < rows ? r + j : rows - 1) * row_step + k);
+            tb_transpose(block);
+            PB_UNROLL
+            for (int j = 0; j < TB; j++)
+                tb_store(packed + (k + j) * rows + r, block[j]);
+        }
+    for (int64_t k = whole; k < depth; k++)
         for (int r = 0; r < rows; r++)
             packed[k * rows + r] = x[r * row_step + k];
 }
 
 static void pack_rows(const float *x, int64_t row_step, int64_t depth_step, int rows, int64_t depth, float *packed) {
-    if (depth_step != 1) {
+    if (rows == 1 && depth_step == 1)
+        memcpy(packed, x, (size_t)depth * sizeof *x);
+    else if (depth_step == 1)
+        pack_rows_along(x, row_step, rows, depth, packed);
+    else
         for (int64_t k = 0; k < depth; k++)
             for (int r = 0; r < rows; r++)
                 packed[k * rows + r] = x[r * row_step + k * depth_step];
-    } else if (rows == 1) {
-        memcpy(packed, x, (size_t)depth * sizeof *x);
-    } else if (rows == GROUP) {
-        pack_rows_along(x, row_step, GROUP, depth, packed);
-    } else {
-        pack_rows_along(x, row_step, rows, depth, packed);
-    }
 }
 
 PB_INLINE float widen_one(pb_stored type, const char *p) {
