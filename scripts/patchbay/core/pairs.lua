@@ -265,7 +265,7 @@ function Set:sweep(spec)
   if acts and spec.direction then core.raise("set:sweep: direction is for values that come from the other prompt of the pair") end
   if spec.from ~= nil then core.raise("set:sweep: the values come from the other prompt of each pair; direction says which way") end
   local make = metric_maker(spec.metric, "set:sweep")
-  local requests, grids, places, metrics, specs = {}, {}, {}, {}, {}
+  local jobs, grids, metrics, specs = {}, {}, {}, {}
   for i = 1, #self do
     local pair = self[i]
     local own = spec_of_pair(spec, pair, i)
@@ -273,10 +273,10 @@ function Set:sweep(spec)
     if not acts then own.from = direction == "noising" and pair.corrupt or pair.clean end
     grids[i], metrics[i], specs[i] = core.expand(run, own), make(pair, i), own
     check_same_shape(self, grids[1], grids[i], i)
-    places[i] = core.append_requests(requests, run, own, grids[i], metrics[i])
+    jobs[i] = { run = run, spec = own, grid = grids[i], metric = metrics[i] }
     grids[i].run = run
   end
-  local measured = pb.measure(requests, { memory = spec.memory, dry = spec.dry, allow_unread = true })
+  local measured, places = core.measure_sweeps(jobs, spec)
   if spec.dry then return measured end
   local unit, label, parts = core.unit_of(metrics[1]), type(spec.metric) == "string" and spec.metric or tostring(metrics[1]), {}
   local differ, tokens = false, grids[1].labels

@@ -148,30 +148,24 @@ local function plain_list(c)
   return type(c) == "table" and { table.unpack(c) } or c
 end
 
--- Every combination of coordinates, the last axis fastest.
-local function variants_of(model, spec, axes, coords)
-  local variants, patch = {}, {}
+-- The variant of cell i (0-based; the last axis is fastest): a sweep of a million cells is never a list of a million tables.
+local function variant_maker(model, spec, axes, coords)
+  local patch = {}
   for _, list in ipairs { AXES, ACTIONS, FROM } do
     for _, name in ipairs(list) do patch[name] = spec[name] end
   end
-  local function fill(depth)
-    if depth > #axes then
-      local one = {}
-      for key, value in pairs(patch) do one[key] = value end
-      if spec.window then one.layer = window_layers(model, one.layer, spec.window) end
-      local variant = { one }
-      for _, held in ipairs(spec.with or {}) do variant[#variant + 1] = held end
-      variants[#variants + 1] = variant
-      return
+  return function(i)
+    local one = {}
+    for key, value in pairs(patch) do one[key] = value end
+    for a = #axes, 1, -1 do
+      local list = coords[axes[a]]
+      one[axes[a]], i = plain_list(list[i % #list + 1]), i // #list
     end
-    local axis = axes[depth]
-    for _, c in ipairs(coords[axis]) do
-      patch[axis] = plain_list(c)
-      fill(depth + 1)
-    end
+    if spec.window then one.layer = window_layers(model, one.layer, spec.window) end
+    local variant = { one }
+    for _, held in ipairs(spec.with or {}) do variant[#variant + 1] = held end
+    return variant
   end
-  fill(1)
-  return variants
 end
 
 local function check_layer(spec, axes, names, infos)
@@ -207,7 +201,7 @@ local function check_action(spec)
   if not found then fail("say what to patch in: from = run, or one of value, zero, mean, add, scale, noise, fn") end
 end
 
--- The grid of one sweep of one run, without its values: variants, axes, coords, labels, shape, sites.
+-- The grid of one sweep of one run, without its values: count, variant(i), axes, coords, labels, shape, sites.
 function core.expand(run, spec)
   local model = run.model
   core.fields(spec, FIELDS, 0, "sweep")
@@ -216,7 +210,7 @@ function core.expand(run, spec)
   local names, infos = read_sites(model, spec.site)
   local axes = read_over(spec, names)
   check_layer(spec, axes, names, infos)
-  local coords, labels, shape = {}, {}, {}
+  local coords, labels, shape, count = {}, {}, {}, 1
   local is_run = getmetatable(spec.from) == "run"
   local tokens = token_labels(run, is_run and spec.from or nil)
   for i, axis in ipairs(axes) do
@@ -224,23 +218,51 @@ function core.expand(run, spec)
                    or axis_coordinates(model, axis, spec[axis], axis_extent(axis, names, infos, #run), infos)
     labels[axis] = axis_labels(axis, coords[axis], tokens)
     shape[i] = #coords[axis]
+    count = count * shape[i]
   end
-  return { variants = variants_of(model, spec, axes, coords), axes = axes, coords = coords, labels = labels, shape = shape, sites = names }
+  return { count = count, variant = variant_maker(model, spec, axes, coords), axes = axes, coords = coords, labels = labels, shape = shape, sites = names }
 end
 
 -- ---- measuring --------------------------------------------------------------------------------------------------------------
 
--- Requests of one sweep, appended to list: the variants, then the base, then (with from = run) the target.
-function core.append_requests(list, run, spec, grid, metric)
-  local first = #list
-  for i, variant in ipairs(grid.variants) do list[first + i] = { run = run, patches = variant, metric = metric } end
-  list[#list + 1] = { run = run, patches = spec.with, metric = metric }
-  local target = getmetatable(spec.from) == "run" and spec.from.model == run.model
-  if target then list[#list + 1] = { run = spec.from, metric = metric } end
-  return { first = first, count = #grid.variants, target = target }
+local SLICE = 1 << 16 -- requests that are handed to the engine at a time: memory stays bounded, and the weights are read once a slice
+
+local function merge_plans(a, b)
+  if not a then return b end
+  for _, key in ipairs { "variants", "chunks", "rows", "full_rows", "flops", "full_flops" } do a[key] = a[key] + b[key] end
+  a.bytes = math.max(a.bytes, b.bytes)
+  return a
 end
 
--- The grid from the measured tensor and the place that append_requests gave.
+-- Measure sweeps together. jobs: list of { run =, spec =, grid = of core.expand, metric = }. Gives one tensor of all cells, and for
+-- every job where its cells are in it; behind them its base, and with from = run its target. options.dry: the plan alone.
+function core.measure_sweeps(jobs, options)
+  local requests, parts, places, plan, total = {}, {}, {}, nil, 0
+  local function flush()
+    if #requests == 0 then return end
+    local measured = pb.measure(requests, { memory = options.memory, dry = options.dry, allow_unread = true })
+    if options.dry then plan = merge_plans(plan, measured) else parts[#parts + 1] = measured end
+    requests = {}
+  end
+  local function add(run, patches, metric)
+    requests[#requests + 1] = { run = run, patches = patches, metric = metric }
+    total = total + 1
+    if #requests == SLICE then flush() end
+  end
+  for k, job in ipairs(jobs) do
+    local from = job.spec.from
+    local place = { first = total, count = job.grid.count, target = getmetatable(from) == "run" and from.model == job.run.model }
+    for i = 0, job.grid.count - 1 do add(job.run, job.grid.variant(i), job.metric) end
+    add(job.run, job.spec.with, job.metric)
+    if place.target then add(from, nil, job.metric) end
+    places[k] = place
+  end
+  flush()
+  if options.dry then return plan end
+  return #parts == 1 and parts[1] or pb.concat(parts, 0), places
+end
+
+-- The grid from the tensor and the place that measure_sweeps gave.
 function core.collect(all, place, grid, unit, metric, about)
   local n = place.count
   return core.grid.new {
@@ -267,9 +289,7 @@ function core.methods.run.sweep(run, spec)
   if getmetatable(run) ~= "run" then core.raise("sweep is called with a colon: run:sweep { ... }") end
   local grid = core.expand(run, spec)
   if spec.metric == nil then fail("metric is missing: what to measure, as pb.metric.logit_diff(\" Paris\", \" Rome\")") end
-  local requests = {}
-  local place = core.append_requests(requests, run, spec, grid, spec.metric)
-  local measured = pb.measure(requests, { memory = spec.memory, dry = spec.dry, allow_unread = true })
+  local measured, places = core.measure_sweeps({ { run = run, spec = spec, grid = grid, metric = spec.metric } }, spec)
   if spec.dry then return measured end
-  return core.collect(measured, place, grid, core.unit_of(spec.metric), tostring(spec.metric), core.about_sweep(run, spec, grid, spec.metric))
+  return core.collect(measured, places[1], grid, core.unit_of(spec.metric), tostring(spec.metric), core.about_sweep(run, spec, grid, spec.metric))
 end
