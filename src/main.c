@@ -94,16 +94,30 @@ static bool read_seconds(const char *text, double *out) {
 
 /* ---- options ---------------------------------------------------------------------------------------------------------------------- */
 
-typedef enum option_kind { OPT_OUTPUT, OPT_SEED, OPT_THREADS, OPT_MEMORY, OPT_TIME, OPT_READ, OPT_TRUST, OPT_STRESS, OPT_MARKDOWN, OPT_HELP } option_kind;
+typedef enum option_kind {
+    OPT_OUTPUT,
+    OPT_SEED,
+    OPT_THREADS,
+    OPT_MEMORY,
+    OPT_TIME,
+    OPT_READ,
+    OPT_TRUST,
+    OPT_STRESS,
+    OPT_MARKDOWN,
+    OPT_HELP
+} option_kind;
 
 static const struct {
     const char *name;
     option_kind kind;
     bool has_value;
 } OPTIONS[] = {
-    {"-o", OPT_OUTPUT, true},          {"--output", OPT_OUTPUT, true}, {"--seed", OPT_SEED, true},   {"--threads", OPT_THREADS, true},
-    {"--memory", OPT_MEMORY, true},    {"--time", OPT_TIME, true},     {"--read", OPT_READ, true},   {"--trust", OPT_TRUST, false},
-    {"--gc-stress", OPT_STRESS, false}, {"--markdown", OPT_MARKDOWN, false}, {"--help", OPT_HELP, false}, {"-h", OPT_HELP, false},
+    {"-o", OPT_OUTPUT, true},           {"--output", OPT_OUTPUT, true},
+    {"--seed", OPT_SEED, true},         {"--threads", OPT_THREADS, true},
+    {"--memory", OPT_MEMORY, true},     {"--time", OPT_TIME, true},
+    {"--read", OPT_READ, true},         {"--trust", OPT_TRUST, false},
+    {"--gc-stress", OPT_STRESS, false}, {"--markdown", OPT_MARKDOWN, false},
+    {"--help", OPT_HELP, false},        {"-h", OPT_HELP, false},
 };
 enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
 
@@ -125,9 +139,12 @@ static int set_option(arguments *a, option_kind kind, const char *value) {
         a->options.threads = (int)number;
         return 0;
     case OPT_MEMORY:
-        return read_size(value, &a->options.memory) ? 0 : usage_error("--memory needs a size such as 800M or 4G, got '%s'", value);
+        return read_size(value, &a->options.memory)
+                   ? 0
+                   : usage_error("--memory needs a size such as 800M or 4G, got '%s'", value);
     case OPT_TIME:
-        return read_seconds(value, &a->options.time) ? 0 : usage_error("--time needs a number of seconds, got '%s'", value);
+        return read_seconds(value, &a->options.time) ? 0
+                                                     : usage_error("--time needs a number of seconds, got '%s'", value);
     case OPT_READ:
         a->readable[a->n_readable++] = value;
         return 0;
@@ -210,8 +227,9 @@ static int read_arguments(arguments *a, int count, char **texts) {
 static int too_many(const arguments *a, size_t most) {
     if (a->n_words > most) {
         const char *word = a->words[most];
-        return usage_error(strchr(word, '=') ? "'%s': a parameter's name has letters, digits and '_' before the '='"
-                                             : "'%s' is one argument too many (a recipe's parameters have the form key=value)",
+        return usage_error(strchr(word, '=')
+                               ? "'%s': a parameter's name has letters, digits and '_' before the '='"
+                               : "'%s' is one argument too many (a recipe's parameters have the form key=value)",
                            word);
     }
     return 0;

@@ -10,8 +10,7 @@
 
 /* ---- what is there ---------------------------------------------------------------------------------------------------- */
 
-const char *pb_describe(lua_State *L, int index)
-{
+const char *pb_describe(lua_State *L, int index) {
     index = lua_absindex(L, index);
     luaL_checkstack(L, 6, "describing a value");
     switch (lua_type(L, index)) {
@@ -62,8 +61,7 @@ const char *pb_describe(lua_State *L, int index)
 }
 
 /* The name of the C function that is running, as its caller wrote it: "select", "pb.zeros". */
-static const char *function_name(lua_State *L, char *buffer, size_t size)
-{
+static const char *function_name(lua_State *L, char *buffer, size_t size) {
     lua_Debug ar;
     if (!lua_getstack(L, 0, &ar))
         return "?";
@@ -76,8 +74,7 @@ static const char *function_name(lua_State *L, char *buffer, size_t size)
     return buffer;
 }
 
-_Noreturn void pb_bad_argument(lua_State *L, const char *name, const char *format, ...)
-{
+_Noreturn void pb_bad_argument(lua_State *L, const char *name, const char *format, ...) {
     char function[80];
     function_name(L, function, sizeof function);
     pb_error *err = pb_lua_error(L);
@@ -89,28 +86,25 @@ _Noreturn void pb_bad_argument(lua_State *L, const char *name, const char *forma
     pb_lua_raise(L, PB_ERR_ARGUMENT);
 }
 
-void pb_check_arity(lua_State *L, int most)
-{
+void pb_check_arity(lua_State *L, int most) {
     int given = lua_gettop(L);
     if (given <= most)
         return;
     char function[80];
     function_name(L, function, sizeof function);
-    pb_lua_fail(L, "%s takes at most %d argument%s (an object before a colon counts), got %d", function, most, most == 1 ? "" : "s",
-                given);
+    pb_lua_fail(L, "%s takes at most %d argument%s (an object before a colon counts), got %d", function, most,
+                most == 1 ? "" : "s", given);
 }
 
 /* ---- single values ---------------------------------------------------------------------------------------------------------- */
 
-lua_Number pb_check_number(lua_State *L, int index, const char *name)
-{
+lua_Number pb_check_number(lua_State *L, int index, const char *name) {
     if (lua_type(L, index) != LUA_TNUMBER)
         pb_bad_argument(L, name, "must be a number, got %s", pb_describe(L, index));
     return lua_tonumber(L, index);
 }
 
-lua_Integer pb_check_integer(lua_State *L, int index, const char *name, lua_Integer low, lua_Integer high)
-{
+lua_Integer pb_check_integer(lua_State *L, int index, const char *name, lua_Integer low, lua_Integer high) {
     int exact = 0;
     lua_Integer value = lua_type(L, index) == LUA_TNUMBER ? lua_tointegerx(L, index, &exact) : 0;
     if (!exact)
@@ -118,13 +112,13 @@ lua_Integer pb_check_integer(lua_State *L, int index, const char *name, lua_Inte
     if (value < low || value > high) {
         if (high == LUA_MAXINTEGER)
             pb_bad_argument(L, name, "must be at least %lld, got %lld", (long long)low, (long long)value);
-        pb_bad_argument(L, name, "must be from %lld to %lld, got %lld", (long long)low, (long long)high, (long long)value);
+        pb_bad_argument(L, name, "must be from %lld to %lld, got %lld", (long long)low, (long long)high,
+                        (long long)value);
     }
     return value;
 }
 
-const char *pb_check_text(lua_State *L, int index, const char *name, size_t *length)
-{
+const char *pb_check_text(lua_State *L, int index, const char *name, size_t *length) {
     if (lua_type(L, index) != LUA_TSTRING)
         pb_bad_argument(L, name, "must be text, got %s", pb_describe(L, index));
     size_t n;
@@ -136,16 +130,14 @@ const char *pb_check_text(lua_State *L, int index, const char *name, size_t *len
     return text;
 }
 
-bool pb_check_boolean(lua_State *L, int index, const char *name)
-{
+bool pb_check_boolean(lua_State *L, int index, const char *name) {
     if (lua_type(L, index) != LUA_TBOOLEAN)
         pb_bad_argument(L, name, "must be true or false, got %s", pb_describe(L, index));
     return lua_toboolean(L, index);
 }
 
 /* "'a', 'b' or 'c'" */
-static void list_words(const char *const *words, char *buffer, size_t size)
-{
+static void list_words(const char *const *words, char *buffer, size_t size) {
     size_t used = 0;
     buffer[0] = '\0';
     for (size_t i = 0; words[i] && used + 4 < size; i++) {
@@ -155,8 +147,7 @@ static void list_words(const char *const *words, char *buffer, size_t size)
     }
 }
 
-int pb_check_word(lua_State *L, int index, const char *name, const char *const *words, int fallback)
-{
+int pb_check_word(lua_State *L, int index, const char *name, const char *const *words, int fallback) {
     if (lua_isnoneornil(L, index) && fallback >= 0)
         return fallback;
     if (lua_type(L, index) == LUA_TSTRING) {
@@ -170,8 +161,7 @@ int pb_check_word(lua_State *L, int index, const char *name, const char *const *
     pb_bad_argument(L, name, "must be %s, got %s", list, pb_describe(L, index));
 }
 
-int64_t pb_check_coordinate(lua_State *L, int index, const char *name, int64_t extent)
-{
+int64_t pb_check_coordinate(lua_State *L, int index, const char *name, int64_t extent) {
     lua_Integer i = pb_check_integer(L, index, name, LUA_MININTEGER, LUA_MAXINTEGER);
     if (i < -extent || i >= extent)
         pb_bad_argument(L, name, "is %lld, out of range: there are %lld (0 to %lld, or -1 for the last)", (long long)i,
@@ -181,8 +171,7 @@ int64_t pb_check_coordinate(lua_State *L, int index, const char *name, int64_t e
 
 /* ---- named arguments ------------------------------------------------------------------------------------------------------------ */
 
-static void check_table(lua_State *L, int index)
-{
+static void check_table(lua_State *L, int index) {
     if (lua_type(L, index) != LUA_TTABLE) {
         char function[80];
         function_name(L, function, sizeof function);
@@ -191,8 +180,7 @@ static void check_table(lua_State *L, int index)
     }
 }
 
-_Noreturn static void unknown_field(lua_State *L, int key, const char *const *fields)
-{
+_Noreturn static void unknown_field(lua_State *L, int key, const char *const *fields) {
     char function[80], list[1024];
     function_name(L, function, sizeof function);
     list_words(fields, list, sizeof list);
@@ -208,8 +196,7 @@ _Noreturn static void unknown_field(lua_State *L, int key, const char *const *fi
     pb_lua_fail(L, "%s: unknown field '%s'; known are %s", function, word, list);
 }
 
-void pb_check_fields(lua_State *L, int index, const char *const *fields, int positional)
-{
+void pb_check_fields(lua_State *L, int index, const char *const *fields, int positional) {
     index = lua_absindex(L, index);
     check_table(L, index);
     luaL_checkstack(L, 8, "reading arguments");
@@ -229,23 +216,20 @@ void pb_check_fields(lua_State *L, int index, const char *const *fields, int pos
     }
 }
 
-int pb_push_field(lua_State *L, int index, const char *field)
-{
+int pb_push_field(lua_State *L, int index, const char *field) {
     index = lua_absindex(L, index);
     luaL_checkstack(L, 4, "reading arguments");
     lua_pushstring(L, field);
     return lua_rawget(L, index);
 }
 
-bool pb_has_field(lua_State *L, int index, const char *field)
-{
+bool pb_has_field(lua_State *L, int index, const char *field) {
     bool there = pb_push_field(L, index, field) != LUA_TNIL;
     lua_pop(L, 1);
     return there;
 }
 
-lua_Number pb_field_number(lua_State *L, int index, const char *field, lua_Number fallback)
-{
+lua_Number pb_field_number(lua_State *L, int index, const char *field, lua_Number fallback) {
     lua_Number value = fallback;
     if (pb_push_field(L, index, field) != LUA_TNIL)
         value = pb_check_number(L, -1, field);
@@ -253,8 +237,8 @@ lua_Number pb_field_number(lua_State *L, int index, const char *field, lua_Numbe
     return value;
 }
 
-lua_Integer pb_field_integer(lua_State *L, int index, const char *field, lua_Integer fallback, lua_Integer low, lua_Integer high)
-{
+lua_Integer pb_field_integer(lua_State *L, int index, const char *field, lua_Integer fallback, lua_Integer low,
+                             lua_Integer high) {
     lua_Integer value = fallback;
     if (pb_push_field(L, index, field) != LUA_TNIL)
         value = pb_check_integer(L, -1, field, low, high);
@@ -262,8 +246,7 @@ lua_Integer pb_field_integer(lua_State *L, int index, const char *field, lua_Int
     return value;
 }
 
-bool pb_field_boolean(lua_State *L, int index, const char *field, bool fallback)
-{
+bool pb_field_boolean(lua_State *L, int index, const char *field, bool fallback) {
     bool value = fallback;
     if (pb_push_field(L, index, field) != LUA_TNIL)
         value = pb_check_boolean(L, -1, field);
@@ -271,16 +254,14 @@ bool pb_field_boolean(lua_State *L, int index, const char *field, bool fallback)
     return value;
 }
 
-int pb_field_word(lua_State *L, int index, const char *field, const char *const *words, int fallback)
-{
+int pb_field_word(lua_State *L, int index, const char *field, const char *const *words, int fallback) {
     pb_push_field(L, index, field);
     int place = pb_check_word(L, -1, field, words, fallback);
     lua_pop(L, 1);
     return place;
 }
 
-const char *pb_field_text(lua_State *L, int index, const char *field)
-{
+const char *pb_field_text(lua_State *L, int index, const char *field) {
     const char *text = NULL;
     if (pb_push_field(L, index, field) != LUA_TNIL)
         text = pb_check_text(L, -1, field, NULL);
@@ -290,15 +271,13 @@ const char *pb_field_text(lua_State *L, int index, const char *field)
 
 /* ---- lists of coordinates ---------------------------------------------------------------------------------------------------------- */
 
-static int32_t checked_item(lua_State *L, int index, const char *name, int64_t extent)
-{
+static int32_t checked_item(lua_State *L, int index, const char *name, int64_t extent) {
     if (extent >= 0)
         return (int32_t)pb_check_coordinate(L, index, name, extent);
     return (int32_t)pb_check_integer(L, index, name, INT32_MIN, INT32_MAX);
 }
 
-static void refuse_duplicates(lua_State *L, const int32_t *items, size_t n, const char *name)
-{
+static void refuse_duplicates(lua_State *L, const int32_t *items, size_t n, const char *name) {
     /* Choices are short (a few hundred at most in practice); large ones are sorted copies. */
     if (n < 64) {
         for (size_t i = 1; i < n; i++)
@@ -318,12 +297,12 @@ static void refuse_duplicates(lua_State *L, const int32_t *items, size_t n, cons
     lua_pop(L, 1);
 }
 
-pb_choice pb_check_choice(lua_State *L, int index, const char *name, int64_t extent)
-{
+pb_choice pb_check_choice(lua_State *L, int index, const char *name, int64_t extent) {
     index = lua_absindex(L, index);
     luaL_checkstack(L, 8, "reading coordinates");
     pb_choice choice = {false, 0, NULL};
-    if (lua_isnoneornil(L, index) || (lua_type(L, index) == LUA_TSTRING && strcmp(lua_tostring(L, index), "all") == 0)) {
+    if (lua_isnoneornil(L, index) ||
+        (lua_type(L, index) == LUA_TSTRING && strcmp(lua_tostring(L, index), "all") == 0)) {
         lua_pushnil(L);
         return choice;
     }
@@ -352,16 +331,14 @@ pb_choice pb_check_choice(lua_State *L, int index, const char *name, int64_t ext
     return choice;
 }
 
-pb_choice pb_field_choice(lua_State *L, int index, const char *field, int64_t extent)
-{
+pb_choice pb_field_choice(lua_State *L, int index, const char *field, int64_t extent) {
     pb_push_field(L, index, field);
     pb_choice choice = pb_check_choice(L, -1, field, extent);
     lua_remove(L, -2);
     return choice;
 }
 
-int32_t *pb_check_ids(lua_State *L, int index, const char *name, int32_t low, size_t *n)
-{
+int32_t *pb_check_ids(lua_State *L, int index, const char *name, int32_t low, size_t *n) {
     index = lua_absindex(L, index);
     luaL_checkstack(L, 8, "reading a list");
     if (lua_type(L, index) != LUA_TTABLE)

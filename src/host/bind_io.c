@@ -7,21 +7,15 @@
 #include "host/private.h"
 #include "patchbay/tensorio.h"
 
-static void release_safetensors(void *object) {
-    pb_safetensors_unref(object);
-}
+static void release_safetensors(void *object) { pb_safetensors_unref(object); }
 
 const pb_class PB_SAFETENSORS_CLASS = {.name = "safetensors", .release = release_safetensors};
 
 enum { TEXT_BYTES = 1 << 30 };
 
-static const char *input(lua_State *L) {
-    return pb_host_input_path(L, pb_check_text(L, 1, "file", NULL));
-}
+static const char *input(lua_State *L) { return pb_host_input_path(L, pb_check_text(L, 1, "file", NULL)); }
 
-static const char *output(lua_State *L) {
-    return pb_host_output_path(L, pb_check_text(L, 1, "file", NULL));
-}
+static const char *output(lua_State *L) { return pb_host_output_path(L, pb_check_text(L, 1, "file", NULL)); }
 
 /* ---- reading -------------------------------------------------------------------------------------------------------------- */
 
@@ -146,7 +140,8 @@ static int write_csv(lua_State *L) {
     int ndim = pb_tensor_ndim(t);
     const char *const *axes;
     if (lua_isnil(L, 3)) {
-        static const char *const plain[PB_MAX_DIMS] = {"axis0", "axis1", "axis2", "axis3", "axis4", "axis5", "axis6", "axis7"};
+        static const char *const plain[PB_MAX_DIMS] = {"axis0", "axis1", "axis2", "axis3",
+                                                       "axis4", "axis5", "axis6", "axis7"};
         axes = plain;
     } else {
         axes = (const char *const *)check_texts(L, 3, "axes", ndim);
@@ -182,7 +177,13 @@ static int json_encode(lua_State *L) {
     return 1;
 }
 
-const luaL_Reg PB_CORE_IO[] = {{"read_safetensors", read_safetensors}, {"read_npy", read_npy},   {"read_text", read_text},
-                               {"json_decode", json_decode},           {"write_npy", write_npy}, {"write_csv", write_csv},
-                               {"write_safetensors", write_safetensors}, {"write_text", write_text}, {"json_encode", json_encode},
+const luaL_Reg PB_CORE_IO[] = {{"read_safetensors", read_safetensors},
+                               {"read_npy", read_npy},
+                               {"read_text", read_text},
+                               {"json_decode", json_decode},
+                               {"write_npy", write_npy},
+                               {"write_csv", write_csv},
+                               {"write_safetensors", write_safetensors},
+                               {"write_text", write_text},
+                               {"json_encode", json_encode},
                                {NULL, NULL}};

@@ -5,21 +5,13 @@
 
 #include "host/private.h"
 
-static void release_tensor(void *object) {
-    pb_tensor_unref(object);
-}
+static void release_tensor(void *object) { pb_tensor_unref(object); }
 
-pb_tensor *pb_check_tensor(lua_State *L, int index) {
-    return pb_check_box(L, index, &PB_TENSOR_CLASS);
-}
+pb_tensor *pb_check_tensor(lua_State *L, int index) { return pb_check_box(L, index, &PB_TENSOR_CLASS); }
 
-pb_tensor *pb_to_tensor(lua_State *L, int index) {
-    return pb_to_box(L, index, &PB_TENSOR_CLASS);
-}
+pb_tensor *pb_to_tensor(lua_State *L, int index) { return pb_to_box(L, index, &PB_TENSOR_CLASS); }
 
-pb_box *pb_new_tensor(lua_State *L) {
-    return pb_box_new(L, &PB_TENSOR_CLASS, 0);
-}
+pb_box *pb_new_tensor(lua_State *L) { return pb_box_new(L, &PB_TENSOR_CLASS, 0); }
 
 void pb_fill_tensor(lua_State *L, pb_box *box, pb_tensor *t) {
     box->object = t;
@@ -422,9 +414,12 @@ static const luaL_Reg METHODS[] = {{"get", tensor_get},
                                    {"fill_", tensor_fill_in_place},
                                    {NULL, NULL}};
 
-static const luaL_Reg PROPERTIES[] = {{"shape", get_shape}, {"ndim", get_ndim},
-                                      {"count", get_count}, {"dtype", get_dtype},
-                                      {"is_contiguous", get_is_contiguous}, {NULL, NULL}};
+static const luaL_Reg PROPERTIES[] = {{"shape", get_shape},
+                                      {"ndim", get_ndim},
+                                      {"count", get_count},
+                                      {"dtype", get_dtype},
+                                      {"is_contiguous", get_is_contiguous},
+                                      {NULL, NULL}};
 
 static const luaL_Reg METAMETHODS[] = {{"__tostring", tensor_text}, {"__len", tensor_length}, {NULL, NULL}};
 

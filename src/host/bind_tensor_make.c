@@ -30,7 +30,8 @@ static void measure_nest(nest *n) {
         if (length == 0) {
             lua_pushnil(L);
             if (lua_next(L, -2))
-                pb_lua_fail(L, "%s must be lists of numbers, and there is a table with %s as a key", n->what, pb_describe(L, -2));
+                pb_lua_fail(L, "%s must be lists of numbers, and there is a table with %s as a key", n->what,
+                            pb_describe(L, -2));
         }
         n->shape[n->ndim++] = (int64_t)length;
         if (length == 0)
@@ -43,7 +44,8 @@ static void measure_nest(nest *n) {
 static void read_number(nest *n) {
     lua_State *L = n->L;
     if (lua_type(L, -1) != LUA_TNUMBER)
-        pb_lua_fail(L, "%s must be numbers in lists of equal length, and there is %s among them", n->what, pb_describe(L, -1));
+        pb_lua_fail(L, "%s must be numbers in lists of equal length, and there is %s among them", n->what,
+                    pb_describe(L, -1));
     if (!n->integers) {
         n->floats[n->next++] = (float)lua_tonumber(L, -1);
         return;
@@ -137,17 +139,11 @@ static int constant(lua_State *L, int first_shape, double value) {
     return 1;
 }
 
-static int make_zeros(lua_State *L) {
-    return constant(L, 1, 0);
-}
+static int make_zeros(lua_State *L) { return constant(L, 1, 0); }
 
-static int make_ones(lua_State *L) {
-    return constant(L, 1, 1);
-}
+static int make_ones(lua_State *L) { return constant(L, 1, 1); }
 
-static int make_full(lua_State *L) {
-    return constant(L, 2, pb_check_number(L, 1, "value"));
-}
+static int make_full(lua_State *L) { return constant(L, 2, pb_check_number(L, 1, "value")); }
 
 static int make_arange(lua_State *L) {
     pb_check_arity(L, 3);
@@ -176,7 +172,8 @@ static int make_random(lua_State *L, bool normal) {
     pb_check_fields(L, 1, fields, PB_MAX_DIMS);
     int64_t shape[PB_MAX_DIMS];
     int ndim = pb_check_shape(L, 1, shape, false);
-    uint64_t seed = (uint64_t)pb_field_integer(L, 1, "seed", (lua_Integer)pb_host_seed(L), LUA_MININTEGER, LUA_MAXINTEGER);
+    uint64_t seed =
+        (uint64_t)pb_field_integer(L, 1, "seed", (lua_Integer)pb_host_seed(L), LUA_MININTEGER, LUA_MAXINTEGER);
     uint64_t draw = (uint64_t)pb_field_integer(L, 1, "draw", -1, 0, LUA_MAXINTEGER);
     if (!pb_has_field(L, 1, "draw"))
         draw = pb_host_of(L)->next_draw++;
@@ -189,13 +186,9 @@ static int make_random(lua_State *L, bool normal) {
     return 1;
 }
 
-static int make_randn(lua_State *L) {
-    return make_random(L, true);
-}
+static int make_randn(lua_State *L) { return make_random(L, true); }
 
-static int make_rand(lua_State *L) {
-    return make_random(L, false);
-}
+static int make_rand(lua_State *L) { return make_random(L, false); }
 
 /* ---- from other tensors --------------------------------------------------------------------------------------------------------- */
 
@@ -222,18 +215,14 @@ static int join(lua_State *L, joining fn) {
     return 1;
 }
 
-static int make_stack(lua_State *L) {
-    return join(L, pb_tensor_stack);
-}
+static int make_stack(lua_State *L) { return join(L, pb_tensor_stack); }
 
-static int make_concat(lua_State *L) {
-    return join(L, pb_tensor_concat);
-}
+static int make_concat(lua_State *L) { return join(L, pb_tensor_concat); }
 
 void pb_open_tensor_make(lua_State *L) {
-    static const luaL_Reg functions[] = {{"tensor", make_tensor}, {"zeros", make_zeros}, {"ones", make_ones},
-                                         {"full", make_full},     {"arange", make_arange}, {"randn", make_randn},
-                                         {"rand", make_rand},     {"stack", make_stack}, {"concat", make_concat},
-                                         {NULL, NULL}};
+    static const luaL_Reg functions[] = {
+        {"tensor", make_tensor}, {"zeros", make_zeros}, {"ones", make_ones}, {"full", make_full},
+        {"arange", make_arange}, {"randn", make_randn}, {"rand", make_rand}, {"stack", make_stack},
+        {"concat", make_concat}, {NULL, NULL}};
     pb_add_functions(L, "", functions);
 }

@@ -23,7 +23,8 @@ static int binary(lua_State *L, pb_binary op, const char *event) {
     else
         pb_check_arity(L, 2);
     bool number_a = lua_type(L, 1) == LUA_TNUMBER, number_b = lua_type(L, 2) == LUA_TNUMBER;
-    if (event && ((!number_a && !pb_is_box(L, 1, &PB_TENSOR_CLASS)) || (!number_b && !pb_is_box(L, 2, &PB_TENSOR_CLASS))))
+    if (event &&
+        ((!number_a && !pb_is_box(L, 1, &PB_TENSOR_CLASS)) || (!number_b && !pb_is_box(L, 2, &PB_TENSOR_CLASS))))
         return other_class(L, event);
     if (!event)
         pb_check_tensor(L, 1);
@@ -54,19 +55,13 @@ static int binary_in_place(lua_State *L, pb_binary op) {
     return 1;
 }
 
-#define BINARY(name, op)                                  \
-    static int tensor_##name(lua_State *L) {              \
-        return binary(L, op, NULL);                       \
-    }
-#define BINARY_BOTH(name, op)                             \
-    BINARY(name, op)                                      \
-    static int tensor_##name##_in_place(lua_State *L) {   \
-        return binary_in_place(L, op);                    \
-    }
-#define OPERATOR(name, op)                                \
-    static int operator_##name(lua_State *L) {            \
-        return binary(L, op, "__" #name);                 \
-    }
+#define BINARY(name, op)                                                                                               \
+    static int tensor_##name(lua_State *L) { return binary(L, op, NULL); }
+#define BINARY_BOTH(name, op)                                                                                          \
+    BINARY(name, op)                                                                                                   \
+    static int tensor_##name##_in_place(lua_State *L) { return binary_in_place(L, op); }
+#define OPERATOR(name, op)                                                                                             \
+    static int operator_##name(lua_State *L) { return binary(L, op, "__" #name); }
 
 BINARY_BOTH(add, PB_ADD)
 BINARY_BOTH(sub, PB_SUB)
@@ -103,13 +98,9 @@ static int unary(lua_State *L, pb_unary op, bool in_place) {
     return 1;
 }
 
-#define UNARY(name, op)                                   \
-    static int tensor_##name(lua_State *L) {              \
-        return unary(L, op, false);                       \
-    }                                                     \
-    static int tensor_##name##_in_place(lua_State *L) {   \
-        return unary(L, op, true);                        \
-    }
+#define UNARY(name, op)                                                                                                \
+    static int tensor_##name(lua_State *L) { return unary(L, op, false); }                                             \
+    static int tensor_##name##_in_place(lua_State *L) { return unary(L, op, true); }
 
 UNARY(neg, PB_NEG)
 UNARY(abs, PB_ABS)
@@ -156,10 +147,8 @@ static int reduce(lua_State *L, pb_reduction op) {
     return 1;
 }
 
-#define REDUCTION(name, op)                               \
-    static int tensor_##name(lua_State *L) {              \
-        return reduce(L, op);                             \
-    }
+#define REDUCTION(name, op)                                                                                            \
+    static int tensor_##name(lua_State *L) { return reduce(L, op); }
 
 REDUCTION(sum, PB_SUM)
 REDUCTION(mean, PB_MEAN)
@@ -184,17 +173,11 @@ static int along(lua_State *L, along_axis fn) {
     return 1;
 }
 
-static int tensor_softmax(lua_State *L) {
-    return along(L, pb_tensor_softmax);
-}
+static int tensor_softmax(lua_State *L) { return along(L, pb_tensor_softmax); }
 
-static int tensor_log_softmax(lua_State *L) {
-    return along(L, pb_tensor_log_softmax);
-}
+static int tensor_log_softmax(lua_State *L) { return along(L, pb_tensor_log_softmax); }
 
-static int tensor_cumsum(lua_State *L) {
-    return along(L, pb_tensor_cumsum);
-}
+static int tensor_cumsum(lua_State *L) { return along(L, pb_tensor_cumsum); }
 
 static int tensor_topk(lua_State *L) {
     pb_check_arity(L, 2);
@@ -245,25 +228,15 @@ static int two_to_one(lua_State *L, of_two fn) {
     return 1;
 }
 
-static int tensor_matmul(lua_State *L) {
-    return two_to_one(L, pb_tensor_matmul);
-}
+static int tensor_matmul(lua_State *L) { return two_to_one(L, pb_tensor_matmul); }
 
-static int tensor_solve(lua_State *L) {
-    return two_to_one(L, pb_tensor_solve);
-}
+static int tensor_solve(lua_State *L) { return two_to_one(L, pb_tensor_solve); }
 
-static int tensor_lstsq(lua_State *L) {
-    return two_to_one(L, pb_tensor_lstsq);
-}
+static int tensor_lstsq(lua_State *L) { return two_to_one(L, pb_tensor_lstsq); }
 
-static int tensor_cholesky(lua_State *L) {
-    return one_to_one(L, pb_tensor_cholesky);
-}
+static int tensor_cholesky(lua_State *L) { return one_to_one(L, pb_tensor_cholesky); }
 
-static int tensor_eigvals(lua_State *L) {
-    return one_to_one(L, pb_tensor_eigvals);
-}
+static int tensor_eigvals(lua_State *L) { return one_to_one(L, pb_tensor_eigvals); }
 
 static int tensor_svd(lua_State *L) {
     pb_check_arity(L, 1);
@@ -292,24 +265,27 @@ static int tensor_eigh(lua_State *L) {
 
 /* ---- the tables ---------------------------------------------------------------------------------------------------------------- */
 
-#define ENTRY(name)                                       \
+#define ENTRY(name)                                                                                                    \
     { #name, tensor_##name }
-#define ENTRY_BOTH(name)                                  \
-    {#name, tensor_##name}, {                             \
-        #name "_", tensor_##name##_in_place               \
-    }
+#define ENTRY_BOTH(name)                                                                                               \
+    {#name, tensor_##name}, { #name "_", tensor_##name##_in_place }
 
 const luaL_Reg PB_TENSOR_MATH_METHODS[] = {
-    ENTRY_BOTH(add),     ENTRY_BOTH(sub),     ENTRY_BOTH(mul),       ENTRY_BOTH(div),    ENTRY_BOTH(pow),
-    ENTRY_BOTH(minimum), ENTRY_BOTH(maximum), ENTRY(eq),             ENTRY(ne),          ENTRY(lt),
-    ENTRY(le),           ENTRY(gt),           ENTRY(ge),             ENTRY_BOTH(neg),    ENTRY_BOTH(abs),
-    ENTRY_BOTH(sign),    ENTRY_BOTH(exp),     ENTRY_BOTH(log),       ENTRY_BOTH(sqrt),   ENTRY_BOTH(tanh),
-    ENTRY_BOTH(sigmoid), ENTRY_BOTH(square),  ENTRY_BOTH(relu),      ENTRY_BOTH(gelu),   ENTRY_BOTH(gelu_tanh),
-    ENTRY_BOTH(silu),    ENTRY_BOTH(erf),     ENTRY_BOTH(isnan),     ENTRY(sum),         ENTRY(mean),
-    ENTRY(max),          ENTRY(min),          ENTRY(argmax),         ENTRY(argmin),      ENTRY(var),
-    ENTRY(norm),         ENTRY(logsumexp),    ENTRY(softmax),        ENTRY(log_softmax), ENTRY(cumsum),
-    ENTRY(topk),         ENTRY(argsort),      ENTRY(matmul),         ENTRY(solve),       ENTRY(lstsq),
-    ENTRY(cholesky),     ENTRY(eigvals),      ENTRY(svd),            ENTRY(eigh),        {NULL, NULL}};
+    ENTRY_BOTH(add),     ENTRY_BOTH(sub),     ENTRY_BOTH(mul),   ENTRY_BOTH(div),    ENTRY_BOTH(pow),
+    ENTRY_BOTH(minimum), ENTRY_BOTH(maximum), ENTRY(eq),         ENTRY(ne),          ENTRY(lt),
+    ENTRY(le),           ENTRY(gt),           ENTRY(ge),         ENTRY_BOTH(neg),    ENTRY_BOTH(abs),
+    ENTRY_BOTH(sign),    ENTRY_BOTH(exp),     ENTRY_BOTH(log),   ENTRY_BOTH(sqrt),   ENTRY_BOTH(tanh),
+    ENTRY_BOTH(sigmoid), ENTRY_BOTH(square),  ENTRY_BOTH(relu),  ENTRY_BOTH(gelu),   ENTRY_BOTH(gelu_tanh),
+    ENTRY_BOTH(silu),    ENTRY_BOTH(erf),     ENTRY_BOTH(isnan), ENTRY(sum),         ENTRY(mean),
+    ENTRY(max),          ENTRY(min),          ENTRY(argmax),     ENTRY(argmin),      ENTRY(var),
+    ENTRY(norm),         ENTRY(logsumexp),    ENTRY(softmax),    ENTRY(log_softmax), ENTRY(cumsum),
+    ENTRY(topk),         ENTRY(argsort),      ENTRY(matmul),     ENTRY(solve),       ENTRY(lstsq),
+    ENTRY(cholesky),     ENTRY(eigvals),      ENTRY(svd),        ENTRY(eigh),        {NULL, NULL}};
 
-const luaL_Reg PB_TENSOR_OPERATORS[] = {{"__add", operator_add}, {"__sub", operator_sub}, {"__mul", operator_mul}, {"__div", operator_div},
-                                        {"__pow", operator_pow}, {"__unm", operator_unm}, {NULL, NULL}};
+const luaL_Reg PB_TENSOR_OPERATORS[] = {{"__add", operator_add},
+                                        {"__sub", operator_sub},
+                                        {"__mul", operator_mul},
+                                        {"__div", operator_div},
+                                        {"__pow", operator_pow},
+                                        {"__unm", operator_unm},
+                                        {NULL, NULL}};

@@ -8,8 +8,7 @@
  * METHODS, out of a script's reach (__metatable hides the metatable). */
 static const char METHODS[] = "methods", PROPERTIES[] = "properties";
 
-static const pb_class *class_of(lua_State *L, int index)
-{
+static const pb_class *class_of(lua_State *L, int index) {
     const pb_class *class = NULL;
     if (lua_type(L, index) == LUA_TUSERDATA && lua_getmetatable(L, index)) {
         if (lua_rawgetp(L, -1, &PB_KEY_CLASSES) == LUA_TLIGHTUSERDATA)
@@ -19,13 +18,9 @@ static const pb_class *class_of(lua_State *L, int index)
     return class;
 }
 
-bool pb_is_box(lua_State *L, int index, const pb_class *class)
-{
-    return class_of(L, index) == class;
-}
+bool pb_is_box(lua_State *L, int index, const pb_class *class) { return class_of(L, index) == class; }
 
-void *pb_to_box(lua_State *L, int index, const pb_class *class)
-{
+void *pb_to_box(lua_State *L, int index, const pb_class *class) {
     if (class_of(L, index) != class)
         return NULL;
     const pb_box *box = lua_touserdata(L, index);
@@ -34,8 +29,7 @@ void *pb_to_box(lua_State *L, int index, const pb_class *class)
     return box->object;
 }
 
-void *pb_check_box(lua_State *L, int index, const pb_class *class)
-{
+void *pb_check_box(lua_State *L, int index, const pb_class *class) {
     void *object = pb_to_box(L, index, class);
     if (!object)
         pb_lua_fail(L, "expected a %s, got %s%s", class->name, pb_describe(L, index),
@@ -43,8 +37,7 @@ void *pb_check_box(lua_State *L, int index, const pb_class *class)
     return object;
 }
 
-pb_box *pb_box_new(lua_State *L, const pb_class *class, int uservalues)
-{
+pb_box *pb_box_new(lua_State *L, const pb_class *class, int uservalues) {
     luaL_checkstack(L, 4, "too many values on the stack");
     pb_box *box = lua_newuserdatauv(L, sizeof *box, uservalues);
     box->object = NULL;
@@ -54,8 +47,7 @@ pb_box *pb_box_new(lua_State *L, const pb_class *class, int uservalues)
 }
 
 /* __gc and __close. The class is an upvalue, and the argument is checked against it: a stolen finaliser does no harm. */
-static int release(lua_State *L)
-{
+static int release(lua_State *L) {
     const pb_class *class = lua_touserdata(L, lua_upvalueindex(1));
     if (class_of(L, 1) != class)
         return luaL_error(L, "expected a %s", class->name);
@@ -69,8 +61,7 @@ static int release(lua_State *L)
 
 /* ---- reading fields --------------------------------------------------------------------------------------------------------- */
 
-static void offer_names(lua_State *L, int table, pb_suggestion *s)
-{
+static void offer_names(lua_State *L, int table, pb_suggestion *s) {
     lua_pushnil(L);
     while (lua_next(L, table)) {
         lua_pop(L, 1);
@@ -79,8 +70,7 @@ static void offer_names(lua_State *L, int table, pb_suggestion *s)
     }
 }
 
-static int unknown_name(lua_State *L, const pb_class *class)
-{
+static int unknown_name(lua_State *L, const pb_class *class) {
     if (lua_type(L, 2) != LUA_TSTRING)
         pb_lua_fail(L, "a %s has no field with %s as its name%s", class->name, pb_describe(L, 2),
                     class == &PB_TENSOR_CLASS ? ": t:get(i, j) gives a number, t:select(axis, i) a part" : "");
@@ -94,8 +84,7 @@ static int unknown_name(lua_State *L, const pb_class *class)
 }
 
 /* __index(object, key); upvalues: methods, properties, class. */
-static int read_field(lua_State *L)
-{
+static int read_field(lua_State *L) {
     lua_settop(L, 2);
     lua_pushvalue(L, 2);
     if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
@@ -113,14 +102,12 @@ static int read_field(lua_State *L)
     return unknown_name(L, class);
 }
 
-static int refuse_assignment(lua_State *L)
-{
+static int refuse_assignment(lua_State *L) {
     const pb_class *class = lua_touserdata(L, lua_upvalueindex(1));
     pb_lua_fail(L, "a %s's field %s cannot be assigned", class->name, pb_describe(L, 2));
 }
 
-static int default_text(lua_State *L)
-{
+static int default_text(lua_State *L) {
     const pb_class *class = lua_touserdata(L, lua_upvalueindex(1));
     const pb_box *box = lua_touserdata(L, 1);
     lua_pushfstring(L, box && box->object ? "%s" : "%s (closed)", class->name);
@@ -128,8 +115,7 @@ static int default_text(lua_State *L)
 }
 
 /* object:close(): the same as leaving the scope of a <close> variable. */
-static int close_method(lua_State *L)
-{
+static int close_method(lua_State *L) {
     pb_check_arity(L, 1);
     const pb_class *class = lua_touserdata(L, lua_upvalueindex(1));
     if (class_of(L, 1) != class)
@@ -137,23 +123,20 @@ static int close_method(lua_State *L)
     return release(L);
 }
 
-static void add_closure(lua_State *L, const pb_class *class, lua_CFunction fn, const char *name)
-{
+static void add_closure(lua_State *L, const pb_class *class, lua_CFunction fn, const char *name) {
     lua_pushlightuserdata(L, (void *)class);
     lua_pushcclosure(L, fn, 1);
     lua_setfield(L, -2, name);
 }
 
-static void add_all(lua_State *L, const luaL_Reg *functions)
-{
+static void add_all(lua_State *L, const luaL_Reg *functions) {
     for (; functions && functions->name; functions++) {
         lua_pushcfunction(L, functions->func);
         lua_setfield(L, -2, functions->name);
     }
 }
 
-void pb_class_open(lua_State *L, const pb_class *class)
-{
+void pb_class_open(lua_State *L, const pb_class *class) {
     lua_createtable(L, 0, 24); /* [meta] */
     lua_pushlightuserdata(L, (void *)class);
     lua_rawsetp(L, -2, &PB_KEY_CLASSES);
@@ -188,27 +171,19 @@ void pb_class_open(lua_State *L, const pb_class *class)
     lua_pop(L, 1);
 }
 
-static void push_part(lua_State *L, const pb_class *class, const char *part)
-{
+static void push_part(lua_State *L, const pb_class *class, const char *part) {
     lua_rawgetp(L, LUA_REGISTRYINDEX, class);
     lua_getfield(L, -1, part);
     lua_remove(L, -2);
 }
 
-void pb_class_push_methods(lua_State *L, const pb_class *class)
-{
-    push_part(L, class, METHODS);
-}
+void pb_class_push_methods(lua_State *L, const pb_class *class) { push_part(L, class, METHODS); }
 
-void pb_class_push_properties(lua_State *L, const pb_class *class)
-{
-    push_part(L, class, PROPERTIES);
-}
+void pb_class_push_properties(lua_State *L, const pb_class *class) { push_part(L, class, PROPERTIES); }
 
 /* ---- boxes known by address ------------------------------------------------------------------------------------------------------- */
 
-void pb_box_anchor(lua_State *L, int index)
-{
+void pb_box_anchor(lua_State *L, int index) {
     index = lua_absindex(L, index);
     lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_ANCHORS);
     lua_pushvalue(L, index);
@@ -216,8 +191,7 @@ void pb_box_anchor(lua_State *L, int index)
     lua_pop(L, 1);
 }
 
-int pb_box_push(lua_State *L, const pb_box *box)
-{
+int pb_box_push(lua_State *L, const pb_box *box) {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_ANCHORS);
     int type = lua_rawgetp(L, -1, box);
     lua_remove(L, -2);

@@ -38,7 +38,8 @@ static int failed(const pb_error *err) {
 }
 
 pb_status pb_command_context(const pb_command_options *o, pb_context **out, pb_error *err) {
-    pb_context_options options = {.memory_limit = o && o->memory ? o->memory : default_memory(), .threads = o ? o->threads : 0};
+    pb_context_options options = {.memory_limit = o && o->memory ? o->memory : default_memory(),
+                                  .threads = o ? o->threads : 0};
     PB_TRY(pb_context_create(&options, out, err));
     pb_context_on_warning(*out, print_warning, NULL);
     return PB_OK;
@@ -56,10 +57,12 @@ static int report_failure(pb_status status, const pb_error *err, pb_stop_reason 
     if (status != PB_ERR_STOPPED || reason == PB_STOP_NONE)
         return failed(err);
     if (reason == PB_STOP_TIME) {
-        fprintf(stderr, "patchbay: stopped: the recipe's time of %.0f s is over (--time SECONDS, 0 for no limit)\n", seconds);
+        fprintf(stderr, "patchbay: stopped: the recipe's time of %.0f s is over (--time SECONDS, 0 for no limit)\n",
+                seconds);
         return 1;
     }
-    fprintf(stderr, "patchbay: stopped by %s; nothing half-written is left behind\n", reason == PB_STOP_INTERRUPT ? "Ctrl-C" : "SIGTERM");
+    fprintf(stderr, "patchbay: stopped by %s; nothing half-written is left behind\n",
+            reason == PB_STOP_INTERRUPT ? "Ctrl-C" : "SIGTERM");
     return reason == PB_STOP_INTERRUPT ? 130 : 143;
 }
 
@@ -168,7 +171,8 @@ static bool test_file(const char *path, const char *output, const pb_command_opt
     pb_host *host = NULL;
     test_counts counts = {0, 0, 0};
     double start = pb_monotonic_seconds();
-    pb_host_options options = {.recipe = path, .output = output, .seed = o->seed, .testing = true, .gc_stress = o->gc_stress};
+    pb_host_options options = {
+        .recipe = path, .output = output, .seed = o->seed, .testing = true, .gc_stress = o->gc_stress};
     pb_status status = pb_command_context(o, &ctx, &err);
     if (status != PB_OK)
         goto done;
@@ -178,13 +182,15 @@ static bool test_file(const char *path, const char *output, const pb_command_opt
         status = pb_host_run_file(host, path, &err);
     pb_status ran = status;
     pb_error unused = {0};
-    if (host && !pb_context_stopping(ctx) && pb_host_call(host, read_counts, &counts, &unused) != PB_OK && status == PB_OK) {
+    if (host && !pb_context_stopping(ctx) && pb_host_call(host, read_counts, &counts, &unused) != PB_OK &&
+        status == PB_OK) {
         status = PB_ERR_CALLBACK;
         err = unused;
     }
     pb_stop_reason reason = pb_interrupt_end();
     if (ran == PB_ERR_STOPPED)
-        snprintf(err.message, sizeof err.message, "stopped by %s", reason == PB_STOP_TIME ? "the time limit" : "a signal");
+        snprintf(err.message, sizeof err.message, "stopped by %s",
+                 reason == PB_STOP_TIME ? "the time limit" : "a signal");
     pb_host_free(host);
     if (pb_context_memory_used(ctx) != 0 && status == PB_OK)
         status = pb_fail(&err, PB_ERR_MEMORY, "%zu bytes were not given back", pb_context_memory_used(ctx));
@@ -204,9 +210,7 @@ done:
     return !stopped;
 }
 
-static int compare_paths(const void *a, const void *b) {
-    return strcmp(*(char *const *)a, *(char *const *)b);
-}
+static int compare_paths(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
 
 /* Every NAME.lua of a folder but those that begin with '_' (helpers), sorted. False: no folder, or it cannot be read. */
 static bool test_folder(const char *folder, const char *output, const pb_command_options *o, test_counts *total) {
@@ -218,7 +222,8 @@ static bool test_folder(const char *folder, const char *output, const pb_command
     size_t n = 0;
     for (struct dirent *entry; n < MOST && (entry = readdir(dir));) {
         size_t length = strlen(entry->d_name);
-        if (length <= 4 || strcmp(entry->d_name + length - 4, ".lua") != 0 || entry->d_name[0] == '_' || entry->d_name[0] == '.')
+        if (length <= 4 || strcmp(entry->d_name + length - 4, ".lua") != 0 || entry->d_name[0] == '_' ||
+            entry->d_name[0] == '.')
             continue;
         size_t size = strlen(folder) + length + 2;
         char *path = malloc(size);

@@ -12,16 +12,17 @@ typedef struct pb_command_options {
     const char *const *readable; /* --read, NULL-terminated */
     const char *const *params;   /* key=value, NULL-terminated */
     uint64_t seed;
-    int threads;                 /* 0: as OpenMP decides */
-    size_t memory;               /* bytes; 0: three quarters of the machine's */
-    double time;                 /* seconds; 0: no limit */
+    int threads;   /* 0: as OpenMP decides */
+    size_t memory; /* bytes; 0: three quarters of the machine's */
+    double time;   /* seconds; 0: no limit */
     bool trust;
-    bool gc_stress;              /* test */
+    bool gc_stress; /* test */
 } pb_command_options;
 
 int pb_command_run(const char *recipe, const pb_command_options *options);
-int pb_command_info(const char *model, const pb_command_options *options);  /* model may be NULL */
-int pb_command_help(const char *name, bool markdown);                       /* name may be NULL */
-int pb_command_test(const char *const *paths, const pb_command_options *options); /* files or folders, NULL-terminated */
+int pb_command_info(const char *model, const pb_command_options *options); /* model may be NULL */
+int pb_command_help(const char *name, bool markdown);                      /* name may be NULL */
+int pb_command_test(const char *const *paths,
+                    const pb_command_options *options); /* files or folders, NULL-terminated */
 
 #endif

@@ -3,15 +3,13 @@
  * runs after it. */
 #include "host/private.h"
 
-static lua_State *check_thread(lua_State *L, int index)
-{
+static lua_State *check_thread(lua_State *L, int index) {
     lua_State *co = lua_tothread(L, index);
     luaL_argexpected(L, co, index, "coroutine");
     return co;
 }
 
-static void raise_if_killed(lua_State *L)
-{
+static void raise_if_killed(lua_State *L) {
     if (pb_host_of(L)->killed) {
         lua_settop(L, 0);
         lua_pushliteral(L, "stopped");
@@ -20,8 +18,7 @@ static void raise_if_killed(lua_State *L)
 }
 
 /* Resume co with nargs values from the top of L. Returns the number of results moved to L, or -1 with the error on L. */
-static int resume(lua_State *L, lua_State *co, int nargs)
-{
+static int resume(lua_State *L, lua_State *co, int nargs) {
     if (!lua_checkstack(co, nargs)) {
         lua_pushliteral(L, "too many arguments to resume");
         return -1;
@@ -47,8 +44,7 @@ static int resume(lua_State *L, lua_State *co, int nargs)
     return -1;
 }
 
-static int co_create(lua_State *L)
-{
+static int co_create(lua_State *L) {
     luaL_checktype(L, 1, LUA_TFUNCTION);
     lua_State *co = lua_newthread(L); /* takes over the hook of L */
     lua_pushvalue(L, 1);
@@ -56,8 +52,7 @@ static int co_create(lua_State *L)
     return 1;
 }
 
-static int co_resume(lua_State *L)
-{
+static int co_resume(lua_State *L) {
     lua_State *co = check_thread(L, 1);
     int n = resume(L, co, lua_gettop(L) - 1);
     if (n < 0) {
@@ -70,8 +65,7 @@ static int co_resume(lua_State *L)
     return n + 1;
 }
 
-static int wrapped(lua_State *L)
-{
+static int wrapped(lua_State *L) {
     lua_State *co = lua_tothread(L, lua_upvalueindex(1));
     int n = resume(L, co, lua_gettop(L));
     if (n >= 0)
@@ -88,15 +82,13 @@ static int wrapped(lua_State *L)
     return lua_error(L);
 }
 
-static int co_wrap(lua_State *L)
-{
+static int co_wrap(lua_State *L) {
     co_create(L);
     lua_pushcclosure(L, wrapped, 1);
     return 1;
 }
 
-static const char *status_of(lua_State *L, lua_State *co)
-{
+static const char *status_of(lua_State *L, lua_State *co) {
     if (L == co)
         return "running";
     switch (lua_status(co)) {
@@ -113,14 +105,12 @@ static const char *status_of(lua_State *L, lua_State *co)
     }
 }
 
-static int co_status(lua_State *L)
-{
+static int co_status(lua_State *L) {
     lua_pushstring(L, status_of(L, check_thread(L, 1)));
     return 1;
 }
 
-static int co_close(lua_State *L)
-{
+static int co_close(lua_State *L) {
     lua_State *co = check_thread(L, 1);
     const char *state = status_of(L, co);
     raise_if_killed(L);
@@ -137,29 +127,24 @@ static int co_close(lua_State *L)
     return 2;
 }
 
-static int co_yield(lua_State *L)
-{
-    return lua_yield(L, lua_gettop(L));
-}
+static int co_yield (lua_State *L) { return lua_yield(L, lua_gettop(L)); }
 
-static int co_isyieldable(lua_State *L)
-{
+static int co_isyieldable(lua_State *L) {
     lua_State *co = lua_isnone(L, 1) ? L : check_thread(L, 1);
     lua_pushboolean(L, lua_isyieldable(co));
     return 1;
 }
 
-static int co_running(lua_State *L)
-{
+static int co_running(lua_State *L) {
     lua_pushboolean(L, lua_pushthread(L));
     return 2;
 }
 
-int pb_sandbox_coroutine(lua_State *L)
-{
-    static const luaL_Reg functions[] = {{"close", co_close},   {"create", co_create}, {"isyieldable", co_isyieldable},
-                                         {"resume", co_resume}, {"running", co_running}, {"status", co_status},
-                                         {"wrap", co_wrap},     {"yield", co_yield},   {NULL, NULL}};
+int pb_sandbox_coroutine(lua_State *L) {
+    static const luaL_Reg functions[] = {
+        {"close", co_close},   {"create", co_create},   {"isyieldable", co_isyieldable},
+        {"resume", co_resume}, {"running", co_running}, {"status", co_status},
+        {"wrap", co_wrap},     {"yield", co_yield },    {NULL, NULL}};
     luaL_newlib(L, functions);
     return 1;
 }

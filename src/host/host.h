@@ -44,15 +44,15 @@ pb_error *pb_lua_error(lua_State *L);
 
 /* Run a library call; on failure raise. `call` is evaluated a second time after a full collection if the first failed
  * for want of memory, and must be an expression of type pb_status that uses pb_lua_error(L) as its err. */
-#define PB_LUA(L, call)                                              \
-    do {                                                             \
-        pb_lua_enter(L);                                             \
-        pb_status pb_lua_status_ = (call);                           \
-        if (pb_lua_status_ == PB_ERR_MEMORY && pb_lua_collect(L))    \
-            pb_lua_status_ = (call);                                 \
-        pb_lua_leave(L);                                             \
-        if (pb_lua_status_ != PB_OK)                                 \
-            pb_lua_raise(L, pb_lua_status_);                         \
+#define PB_LUA(L, call)                                                                                                \
+    do {                                                                                                               \
+        pb_lua_enter(L);                                                                                               \
+        pb_status pb_lua_status_ = (call);                                                                             \
+        if (pb_lua_status_ == PB_ERR_MEMORY && pb_lua_collect(L))                                                      \
+            pb_lua_status_ = (call);                                                                                   \
+        pb_lua_leave(L);                                                                                               \
+        if (pb_lua_status_ != PB_OK)                                                                                   \
+            pb_lua_raise(L, pb_lua_status_);                                                                           \
     } while (0)
 
 void pb_lua_enter(lua_State *L);   /* makes L the current state; starts the clock of the progress line */
@@ -74,12 +74,12 @@ typedef struct pb_box {
 /* A class of boxes. Methods and properties are two tables: `model:run(...)` and `model.layers`. A property's function
  * gets the object as its one argument and gives one value. Reading a name that is neither raises, with the nearest name. */
 typedef struct pb_class {
-    const char *name;                  /* "tensor": in messages, in help, and what getmetatable() gives */
-    void (*release)(void *object);     /* gives the box's reference back; called once, object is never NULL */
-    const luaL_Reg *methods;           /* ends with {NULL, NULL}; may be NULL */
-    const luaL_Reg *properties;        /* may be NULL */
-    const luaL_Reg *metamethods;       /* "__add", "__tostring", "__call" ...; not __gc, __close, __index, __metatable */
-    lua_CFunction index;               /* (object, key) for keys that are neither method nor property (run["blocks.0.hook_z"]);
+    const char *name;              /* "tensor": in messages, in help, and what getmetatable() gives */
+    void (*release)(void *object); /* gives the box's reference back; called once, object is never NULL */
+    const luaL_Reg *methods;       /* ends with {NULL, NULL}; may be NULL */
+    const luaL_Reg *properties;    /* may be NULL */
+    const luaL_Reg *metamethods;   /* "__add", "__tostring", "__call" ...; not __gc, __close, __index, __metatable */
+    lua_CFunction index; /* (object, key) for keys that are neither method nor property (run["blocks.0.hook_z"]);
                                         * NULL: such a key raises */
 } pb_class;
 
@@ -130,7 +130,8 @@ _Noreturn void pb_bad_argument(lua_State *L, const char *name, const char *forma
 /* Positional arguments; strict: a string is no number, 1.5 is no integer. `name` is for the message. */
 lua_Number pb_check_number(lua_State *L, int index, const char *name);
 lua_Integer pb_check_integer(lua_State *L, int index, const char *name, lua_Integer low, lua_Integer high);
-const char *pb_check_text(lua_State *L, int index, const char *name, size_t *length); /* length may be NULL; then no NUL inside */
+const char *pb_check_text(lua_State *L, int index, const char *name,
+                          size_t *length); /* length may be NULL; then no NUL inside */
 bool pb_check_boolean(lua_State *L, int index, const char *name);
 /* One of `words` (NULL-terminated); its place. nil or absent: fallback, unless that is -1. */
 int pb_check_word(lua_State *L, int index, const char *name, const char *const *words, int fallback);
@@ -144,7 +145,8 @@ void pb_check_fields(lua_State *L, int index, const char *const *fields, int pos
  * and returns its type; the others leave nothing. */
 int pb_push_field(lua_State *L, int index, const char *field);
 lua_Number pb_field_number(lua_State *L, int index, const char *field, lua_Number fallback);
-lua_Integer pb_field_integer(lua_State *L, int index, const char *field, lua_Integer fallback, lua_Integer low, lua_Integer high);
+lua_Integer pb_field_integer(lua_State *L, int index, const char *field, lua_Integer fallback, lua_Integer low,
+                             lua_Integer high);
 bool pb_field_boolean(lua_State *L, int index, const char *field, bool fallback);
 int pb_field_word(lua_State *L, int index, const char *field, const char *const *words, int fallback);
 /* Text that lives as long as the table holds it; NULL if absent. */

@@ -1,4 +1,5 @@
 /* `patchbay info [MODEL]`: what the program runs on, and what a model is. */
+#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -95,10 +96,38 @@ static void print_model(const pb_model *model, const char *dtype) {
         printf("\ntokenizer  none in the folder: token ids only\n");
 }
 
-/* The type of most of the weights, from their size: the header keeps no per-tensor types. */
-static const char *stored_type(const pb_model *model) {
-    double per_parameter = (double)pb_model_weight_bytes(model) / (double)(pb_model_parameters(model) ? pb_model_parameters(model) : 1);
-    return per_parameter > 3.5 ? "float32" : per_parameter > 1.8 && per_parameter < 2.5 ? "16-bit floats" : "mixed types";
+/* Bytes by stored type over the folder's model*.safetensors files, largest first: "float32", "bf16, f32". Into text. */
+static void stored_types(pb_context *ctx, const char *folder, char *text, size_t size) {
+    size_t bytes[PB_STORED_OTHER + 1] = {0};
+    DIR *dir = opendir(folder);
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        size_t length = strlen(entry->d_name);
+        if (strncmp(entry->d_name, "model", 5) != 0 || length < 12 ||
+            strcmp(entry->d_name + length - 12, ".safetensors") != 0)
+            continue;
+        char path[4096 + 256 + 2];
+        pb_safetensors *file = NULL;
+        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        if (pb_safetensors_open(ctx, path, &file, NULL) != PB_OK)
+            continue;
+        for (size_t i = 0; i < pb_safetensors_count(file); i++)
+            bytes[pb_safetensors_at(file, i)->type] += pb_safetensors_at(file, i)->bytes;
+        pb_safetensors_unref(file);
+    }
+    if (dir)
+        closedir(dir);
+    size_t used = 0;
+    text[0] = '\0';
+    for (;;) {
+        int most = 0;
+        for (int type = 1; type <= PB_STORED_OTHER; type++)
+            most = bytes[type] > bytes[most] ? type : most;
+        if (!bytes[most] || used + 16 > size)
+            break;
+        bytes[most] = 0;
+        used +=
+            (size_t)snprintf(text + used, size - used, "%s%s", used ? " and " : "", pb_stored_name((pb_stored)most));
+    }
 }
 
 typedef struct model_request {
@@ -132,7 +161,9 @@ int pb_command_info(const char *name, const pb_command_options *o) {
         status = pb_model_open(ctx, request.folder, NULL, &model, &err);
     if (status != PB_OK)
         goto done;
-    print_model(model, stored_type(model));
+    char types[128];
+    stored_types(ctx, request.folder, types, sizeof types);
+    print_model(model, types);
     print_sites(model);
 done:
     fflush(stdout);

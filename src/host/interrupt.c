@@ -11,13 +11,12 @@ enum { NESTING = 4 };
 
 static _Atomic(pb_context *) targets[NESTING];
 static atomic_int reasons[NESTING];
-static atomic_int level; /* number of targets */
+static atomic_int level;          /* number of targets */
 static double deadlines[NESTING]; /* monotonic seconds; 0: none. Not touched by the handlers */
 static struct sigaction before[3];
 static const int SIGNALS[3] = {SIGINT, SIGTERM, SIGALRM};
 
-static void stop(int i, pb_stop_reason reason)
-{
+static void stop(int i, pb_stop_reason reason) {
     pb_context *ctx = atomic_load(&targets[i]);
     if (!ctx)
         return;
@@ -27,8 +26,7 @@ static void stop(int i, pb_stop_reason reason)
 }
 
 /* The first Ctrl-C asks, the second one ends the program at once. */
-static void on_signal(int number)
-{
+static void on_signal(int number) {
     int n = atomic_load(&level);
     if (n == 0)
         return;
@@ -46,8 +44,7 @@ static void on_signal(int number)
         stop(i, reason);
 }
 
-static void arm(double seconds)
-{
+static void arm(double seconds) {
     struct itimerval timer = {{0, 0}, {0, 0}};
     if (seconds > 0) {
         timer.it_value.tv_sec = (time_t)seconds;
@@ -58,8 +55,7 @@ static void arm(double seconds)
     setitimer(ITIMER_REAL, &timer, NULL);
 }
 
-void pb_interrupt_begin(pb_context *ctx, double seconds)
-{
+void pb_interrupt_begin(pb_context *ctx, double seconds) {
     int n = atomic_load(&level);
     if (n >= NESTING)
         return;
@@ -78,14 +74,12 @@ void pb_interrupt_begin(pb_context *ctx, double seconds)
     arm(seconds);
 }
 
-pb_stop_reason pb_interrupt_reason(void)
-{
+pb_stop_reason pb_interrupt_reason(void) {
     int n = atomic_load(&level);
     return n ? (pb_stop_reason)atomic_load(&reasons[n - 1]) : PB_STOP_NONE;
 }
 
-pb_stop_reason pb_interrupt_end(void)
-{
+pb_stop_reason pb_interrupt_end(void) {
     pb_stop_reason reason = pb_interrupt_reason();
     int n = atomic_load(&level) - 1;
     if (n < 0)

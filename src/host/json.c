@@ -16,9 +16,7 @@ static void release_strbuf(void *object) {
     pb_free(object);
 }
 
-static void release_json(void *object) {
-    json_decref(object);
-}
+static void release_json(void *object) { json_decref(object); }
 
 const pb_class PB_STRBUF_CLASS = {.name = "text buffer", .release = release_strbuf};
 const pb_class PB_JSON_CLASS = {.name = "json", .release = release_json};
@@ -199,7 +197,9 @@ static void add_table(lua_State *L, pb_strbuf *out, int index, int depth, const 
             pb_lua_fail(L, "%s: JSON has no place for %s as a key", where, pb_describe(L, -1));
     }
     if (list != length || (list && object))
-        pb_lua_fail(L, "%s: a table is a list or has names for JSON, not both (or a list with a hole; pb.null fills it)", where);
+        pb_lua_fail(L,
+                    "%s: a table is a list or has names for JSON, not both (or a list with a hole; pb.null fills it)",
+                    where);
     if (object) {
         add_object(L, out, index, object, depth, where);
         return;

@@ -13,8 +13,7 @@ enum { SCRIPT_BYTES = 16 << 20 };
 
 /* ---- loading text --------------------------------------------------------------------------------------------------------- */
 
-void pb_loader_load(lua_State *L, const char *text, size_t length, const char *name)
-{
+void pb_loader_load(lua_State *L, const char *text, size_t length, const char *name) {
     if (length && text[0] == LUA_SIGNATURE[0])
         pb_lua_fail(L, "'%s' is Lua bytecode: recipes are text", name + 1);
     if (length && text[0] == '#') { /* "#!/usr/bin/env -S patchbay run": keep the newline, for line numbers */
@@ -30,8 +29,7 @@ void pb_loader_load(lua_State *L, const char *text, size_t length, const char *n
 }
 
 /* Push the contents of a file as a string. */
-static const char *push_file(lua_State *L, const char *path, size_t *length)
-{
+static const char *push_file(lua_State *L, const char *path, size_t *length) {
     pb_context *ctx = pb_host_context(L);
     pb_box *box = pb_box_new(L, &PB_MEMORY_CLASS, 0);
     char *text = NULL;
@@ -44,39 +42,34 @@ static const char *push_file(lua_State *L, const char *path, size_t *length)
     return lua_tostring(L, -1);
 }
 
-void pb_loader_load_file(lua_State *L, const char *path, const char *name)
-{
+void pb_loader_load_file(lua_State *L, const char *path, const char *name) {
     size_t length;
     const char *text = push_file(L, path, &length);
     pb_loader_load(L, text, length, name);
     lua_remove(L, -2);
 }
 
-static void release_block(void *object)
-{
-    pb_free(object);
-}
+static void release_block(void *object) { pb_free(object); }
 
 const pb_class PB_MEMORY_CLASS = {.name = "memory", .release = release_block};
 
 /* ---- require ------------------------------------------------------------------------------------------------------------------ */
 
 /* "patchbay.trace" -> "trace": dots become folders. Raises for anything that is not a plain module name. */
-static const char *push_relative(lua_State *L, const char *name, const char *part)
-{
+static const char *push_relative(lua_State *L, const char *name, const char *part) {
     if (!*part || strlen(part) > 200)
         pb_lua_fail(L, "require: '%s' is no module name", name);
     for (const char *c = part; *c; c++) {
         bool dot = *c == '.' && c > part && c[1] && c[1] != '.' && c[-1] != '.';
         if (!isalnum((unsigned char)*c) && *c != '_' && *c != '-' && !dot)
-            pb_lua_fail(L, "require: '%s' is no module name: letters, digits, '_' and '-', with '.' between folders", name);
+            pb_lua_fail(L, "require: '%s' is no module name: letters, digits, '_' and '-', with '.' between folders",
+                        name);
     }
     return luaL_gsub(L, part, ".", "/");
 }
 
 /* Does the file exist, inside the folder when links are resolved? */
-static bool is_inside(const char *path, const char *folder)
-{
+static bool is_inside(const char *path, const char *folder) {
     char real[PATH_MAX], root[PATH_MAX];
     if (!pb_file_exists(path) || !realpath(path, real) || !realpath(folder, root))
         return false;
@@ -84,8 +77,7 @@ static bool is_inside(const char *path, const char *folder)
     return strncmp(real, root, n) == 0 && (n == 1 || real[n] == '/');
 }
 
-static void offer_modules(lua_State *L, pb_suggestion *s)
-{
+static void offer_modules(lua_State *L, pb_suggestion *s) {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_CORE);
     lua_getfield(L, -1, "modules"); /* list of "patchbay.NAME", made by the prelude */
     for (lua_Integer i = 1; lua_istable(L, -1) && lua_rawgeti(L, -1, i) == LUA_TSTRING; i++) {
@@ -95,8 +87,7 @@ static void offer_modules(lua_State *L, pb_suggestion *s)
 }
 
 /* Push the path and the chunk name of a module, or raise. */
-static void find_module(lua_State *L, const char *name)
-{
+static void find_module(lua_State *L, const char *name) {
     pb_host *host = pb_host_of(L);
     bool own = strncmp(name, "patchbay.", 9) == 0;
     const char *relative = push_relative(L, name, own ? name + 9 : name);
@@ -118,11 +109,11 @@ static void find_module(lua_State *L, const char *name)
             pb_lua_fail(L, "require: there is no module '%s'; did you mean '%s'?", name, s.best);
         pb_lua_fail(L, "require: there is no module '%s' (patchbay help lists them)", name);
     }
-    pb_lua_fail(L, "require: there is no module '%s': no file %s (Patchbay's own modules are named patchbay.NAME)", name, path);
+    pb_lua_fail(L, "require: there is no module '%s': no file %s (Patchbay's own modules are named patchbay.NAME)",
+                name, path);
 }
 
-int pb_loader_require(lua_State *L)
-{
+int pb_loader_require(lua_State *L) {
     pb_check_arity(L, 1);
     const char *name = pb_check_text(L, 1, "name", NULL);
     if (strcmp(name, "patchbay") == 0) {
@@ -160,8 +151,7 @@ int pb_loader_require(lua_State *L)
 
 /* ---- pb --------------------------------------------------------------------------------------------------------------------------- */
 
-void pb_add_functions(lua_State *L, const char *table, const luaL_Reg *functions)
-{
+void pb_add_functions(lua_State *L, const char *table, const luaL_Reg *functions) {
     int pb = lua_gettop(L);
     if (*table) {
         if (lua_getfield(L, pb, table) != LUA_TTABLE) {
@@ -179,14 +169,10 @@ void pb_add_functions(lua_State *L, const char *table, const luaL_Reg *functions
 }
 
 /* core.raise(message): an error with the line of the recipe. */
-static int core_raise(lua_State *L)
-{
-    pb_lua_fail(L, "%s", luaL_checkstring(L, 1));
-}
+static int core_raise(lua_State *L) { pb_lua_fail(L, "%s", luaL_checkstring(L, 1)); }
 
 /* core.suggest(word, list) -> the nearest name, or nil. */
-static int core_suggest(lua_State *L)
-{
+static int core_suggest(lua_State *L) {
     pb_suggestion s;
     pb_suggestion_begin(&s, luaL_checkstring(L, 1));
     luaL_checktype(L, 2, LUA_TTABLE);
@@ -199,8 +185,7 @@ static int core_suggest(lua_State *L)
 }
 
 /* core.fields(table, { names }, positional, function's name): raise at an unknown field. */
-static int core_fields(lua_State *L)
-{
+static int core_fields(lua_State *L) {
     const char *function = luaL_optstring(L, 4, "this function");
     lua_Integer positional = luaL_optinteger(L, 3, 0);
     luaL_checktype(L, 2, LUA_TTABLE);
@@ -239,40 +224,34 @@ static int core_fields(lua_State *L)
 
 /* core.where(): "recipe.lua:7: " of the visible caller. core.unseal(proxy): the table behind it. core.write_path and
  * core.wrote, core.read_path: see host.h. core.describe(value). */
-static int core_where(lua_State *L)
-{
+static int core_where(lua_State *L) {
     pb_host_where(L, 1);
     return 1;
 }
 
-static int core_describe(lua_State *L)
-{
+static int core_describe(lua_State *L) {
     luaL_checkany(L, 1);
     pb_describe(L, 1);
     return 1;
 }
 
-static int core_write_path(lua_State *L)
-{
+static int core_write_path(lua_State *L) {
     pb_host_output_path(L, pb_check_text(L, 1, "name", NULL));
     return 1;
 }
 
-static int core_wrote(lua_State *L)
-{
+static int core_wrote(lua_State *L) {
     pb_host_wrote(L, luaL_checkstring(L, 1));
     return 0;
 }
 
-static int core_read_path(lua_State *L)
-{
+static int core_read_path(lua_State *L) {
     pb_host_input_path(L, pb_check_text(L, 1, "name", NULL));
     return 1;
 }
 
 /* core.print(text): raw text to where print() goes, without a newline. */
-static int core_print(lua_State *L)
-{
+static int core_print(lua_State *L) {
     pb_host *host = pb_host_of(L);
     size_t length;
     const char *text = luaL_checklstring(L, 1, &length);
@@ -285,8 +264,7 @@ static int core_print(lua_State *L)
 }
 
 /* core.take_params(): the "key=value" texts of the command line. core.params_taken(): have they been taken before? */
-static int core_take_params(lua_State *L)
-{
+static int core_take_params(lua_State *L) {
     pb_host *host = pb_host_of(L);
     lua_createtable(L, (int)host->n_params, 0);
     for (size_t i = 0; i < host->n_params; i++) {
@@ -299,8 +277,7 @@ static int core_take_params(lua_State *L)
 }
 
 /* core.seal(table, name): see pb_lua_seal. */
-static int core_seal(lua_State *L)
-{
+static int core_seal(lua_State *L) {
     luaL_checktype(L, 1, LUA_TTABLE);
     const char *name = luaL_checkstring(L, 2);
     lua_pushvalue(L, 1);
@@ -309,8 +286,7 @@ static int core_seal(lua_State *L)
 }
 
 /* core.load(path inside the scripts folder): the chunk, with an environment of its own. */
-static int core_load(lua_State *L)
-{
+static int core_load(lua_State *L) {
     const char *relative = luaL_checkstring(L, 1);
     lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_CORE);
     lua_getfield(L, -1, "scripts");
@@ -319,14 +295,12 @@ static int core_load(lua_State *L)
     return 1;
 }
 
-static int compare_names(const void *a, const void *b)
-{
+static int compare_names(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
 /* core.list(folder inside the scripts folder): names of its .lua files without the ending, sorted; "" for the folder itself. */
-static int core_list(lua_State *L)
-{
+static int core_list(lua_State *L) {
     const char *relative = luaL_checkstring(L, 1);
     lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_CORE);
     lua_getfield(L, -1, "scripts");
@@ -338,7 +312,8 @@ static int core_list(lua_State *L)
     DIR *folder = opendir(path);
     for (struct dirent *entry; folder && n < MOST && (entry = readdir(folder));) {
         size_t length = strlen(entry->d_name);
-        if (length <= 4 || length >= LONGEST || strcmp(entry->d_name + length - 4, ".lua") != 0 || entry->d_name[0] == '.')
+        if (length <= 4 || length >= LONGEST || strcmp(entry->d_name + length - 4, ".lua") != 0 ||
+            entry->d_name[0] == '.')
             continue;
         memcpy(names[n], entry->d_name, length - 4);
         sorted[n] = names[n];
@@ -356,12 +331,14 @@ static int core_list(lua_State *L)
 }
 
 /* [pb]: make the table that core files get, with the method tables of all classes. */
-static void push_core(lua_State *L, const char *scripts)
-{
-    static const luaL_Reg functions[] = {{"raise", core_raise}, {"suggest", core_suggest}, {"fields", core_fields}, {"where", core_where},
-                                         {"describe", core_describe}, {"write_path", core_write_path}, {"wrote", core_wrote},
-                                         {"read_path", core_read_path}, {"print", core_print}, {"take_params", core_take_params}, {"seal", core_seal},
-                                         {"load", core_load}, {"list", core_list}, {NULL, NULL}};
+static void push_core(lua_State *L, const char *scripts) {
+    static const luaL_Reg functions[] = {{"raise", core_raise},       {"suggest", core_suggest},
+                                         {"fields", core_fields},     {"where", core_where},
+                                         {"describe", core_describe}, {"write_path", core_write_path},
+                                         {"wrote", core_wrote},       {"read_path", core_read_path},
+                                         {"print", core_print},       {"take_params", core_take_params},
+                                         {"seal", core_seal},         {"load", core_load},
+                                         {"list", core_list},         {NULL, NULL}};
     luaL_newlib(L, functions);
     luaL_setfuncs(L, PB_CORE_IO, 0);
     if (pb_host_of(L)->testing)
@@ -390,8 +367,7 @@ static void push_core(lua_State *L, const char *scripts)
 }
 
 /* Run scripts/patchbay/core/NAME.lua with (pb, core). */
-static void run_core_file(lua_State *L, const char *scripts, const char *name, int pb, int core)
-{
+static void run_core_file(lua_State *L, const char *scripts, const char *name, int pb, int core) {
     int top = lua_gettop(L);
     const char *path = lua_pushfstring(L, "%s/core/%s.lua", scripts, name);
     size_t length;
@@ -404,8 +380,7 @@ static void run_core_file(lua_State *L, const char *scripts, const char *name, i
     lua_settop(L, top);
 }
 
-static void seal_parts(lua_State *L, int pb)
-{
+static void seal_parts(lua_State *L, int pb) {
     lua_newtable(L); /* names first: the table changes while we replace its values */
     int names = lua_gettop(L);
     lua_pushnil(L);
@@ -427,8 +402,7 @@ static void seal_parts(lua_State *L, int pb)
     lua_settop(L, names - 1);
 }
 
-void pb_loader_open(lua_State *L)
-{
+void pb_loader_open(lua_State *L) {
     pb_host *host = pb_host_of(L);
     pb_class_open(L, &PB_MEMORY_CLASS);
     pb_class_open(L, &PB_STRBUF_CLASS);

@@ -17,14 +17,10 @@
 /* ---- the program's own folders ------------------------------------------------------------------------------------------ */
 
 /* folder + "/" + name, in a new block; NULL if out of memory. */
-static char *joined(pb_context *ctx, const char *folder, const char *name)
-{
-    return pb_path_join(ctx, folder, name);
-}
+static char *joined(pb_context *ctx, const char *folder, const char *name) { return pb_path_join(ctx, folder, name); }
 
 /* The folder of the executable, "" if the system does not say. */
-static void executable_folder(char *buffer, size_t size)
-{
+static void executable_folder(char *buffer, size_t size) {
     ssize_t n = readlink("/proc/self/exe", buffer, size - 1);
     buffer[n > 0 ? (size_t)n : 0] = '\0';
     char *slash = strrchr(buffer, '/');
@@ -38,8 +34,7 @@ typedef struct places {
     const char *installed, *source;
 } places;
 
-static bool try_place(pb_context *ctx, const char *base, const char *relative, const char *probe, char **out)
-{
+static bool try_place(pb_context *ctx, const char *base, const char *relative, const char *probe, char **out) {
     char *path = joined(ctx, base, relative);
     char *marker = path ? joined(ctx, path, probe) : NULL;
     bool good = marker && access(marker, R_OK) == 0;
@@ -51,12 +46,12 @@ static bool try_place(pb_context *ctx, const char *base, const char *relative, c
     return good;
 }
 
-static char *own_folder(pb_context *ctx, places p, const char *probe)
-{
+static char *own_folder(pb_context *ctx, places p, const char *probe) {
     char exe[PATH_MAX];
     executable_folder(exe, sizeof exe);
     char *found = NULL;
-    char *up = joined(ctx, exe, ".."), *share = up ? joined(ctx, up, "share/patchbay") : NULL, *upup = joined(ctx, exe, "../..");
+    char *up = joined(ctx, exe, ".."), *share = up ? joined(ctx, up, "share/patchbay") : NULL,
+         *upup = joined(ctx, exe, "../..");
     if (exe[0] && share && upup)
         if (!try_place(ctx, share, p.installed, probe, &found) && !try_place(ctx, up, p.source, probe, &found))
             try_place(ctx, upup, p.source, probe, &found);
@@ -68,21 +63,22 @@ static char *own_folder(pb_context *ctx, places p, const char *probe)
     return found;
 }
 
-char *pb_path_scripts(pb_context *ctx, pb_error *err)
-{
+char *pb_path_scripts(pb_context *ctx, pb_error *err) {
     const char *wish = getenv("PATCHBAY_SCRIPTS");
-    char *found = wish && *wish ? pb_strdup(ctx, wish) : own_folder(ctx, (places){"scripts", "scripts/patchbay"}, "core/prelude.lua");
+    char *found = wish && *wish ? pb_strdup(ctx, wish)
+                                : own_folder(ctx, (places){"scripts", "scripts/patchbay"}, "core/prelude.lua");
     if (!found)
-        pb_fail(err, PB_ERR_IO, "the program's Lua files (share/patchbay/scripts) are not beside it: reinstall it, or set PATCHBAY_SCRIPTS "
-                "to the folder scripts/patchbay of the source tree");
+        pb_fail(
+            err, PB_ERR_IO,
+            "the program's Lua files (share/patchbay/scripts) are not beside it: reinstall it, or set PATCHBAY_SCRIPTS "
+            "to the folder scripts/patchbay of the source tree");
     return found;
 }
 
 /* ---- models --------------------------------------------------------------------------------------------------------------- */
 
 /* Push the path if there is a config.json in folder/name. */
-static bool push_if_model(lua_State *L, const char *folder, const char *name)
-{
+static bool push_if_model(lua_State *L, const char *folder, const char *name) {
     bool alone = !folder || strcmp(folder, ".") == 0 || name[0] == '/';
     const char *path = alone ? lua_pushstring(L, name) : lua_pushfstring(L, "%s/%s", folder, name);
     const char *config = lua_pushfstring(L, "%s/config.json", path);
@@ -92,8 +88,7 @@ static bool push_if_model(lua_State *L, const char *folder, const char *name)
 }
 
 /* Push a list of the folders with built-in models. */
-static void push_model_folders(lua_State *L)
-{
+static void push_model_folders(lua_State *L) {
     pb_context *ctx = pb_host_context(L);
     lua_newtable(L);
     int list = lua_gettop(L);
@@ -119,8 +114,7 @@ static void push_model_folders(lua_State *L)
 }
 
 /* The folder of a snapshot of "organisation/name" in the local hub cache. Pushes it. */
-static bool push_from_hub(lua_State *L, const char *id)
-{
+static bool push_from_hub(lua_State *L, const char *id) {
     const char *slash = strchr(id, '/');
     if (!slash || strchr(slash + 1, '/') || strstr(id, ".."))
         return false;
@@ -145,7 +139,8 @@ static bool push_from_hub(lua_State *L, const char *id)
         fclose(file);
     }
     revision[strcspn(revision, "\r\n")] = '\0';
-    if (!revision[0] || strchr(revision, '/') || !push_if_model(L, lua_pushfstring(L, "%s/snapshots", root), revision)) {
+    if (!revision[0] || strchr(revision, '/') ||
+        !push_if_model(L, lua_pushfstring(L, "%s/snapshots", root), revision)) {
         lua_settop(L, top);
         return false;
     }
@@ -155,8 +150,7 @@ static bool push_from_hub(lua_State *L, const char *id)
 }
 
 /* The nearest of the models in the listed folders (table at index `list`); pushes its name, or nil. */
-static const char *push_nearest_model(lua_State *L, int list, const char *name)
-{
+static const char *push_nearest_model(lua_State *L, int list, const char *name) {
     char best[256] = "";
     for (lua_Integer i = 1; lua_rawgeti(L, list, i) == LUA_TSTRING; i++) {
         DIR *folder = opendir(lua_tostring(L, -1));
@@ -178,8 +172,7 @@ static const char *push_nearest_model(lua_State *L, int list, const char *name)
     return lua_pushstring(L, best[0] ? best : NULL);
 }
 
-const char *pb_host_find_model(lua_State *L, const char *name)
-{
+const char *pb_host_find_model(lua_State *L, const char *name) {
     pb_host *host = pb_host_of(L);
     luaL_checkstack(L, 16, "looking for a model");
     int top = lua_gettop(L);
@@ -193,7 +186,8 @@ const char *pb_host_find_model(lua_State *L, const char *name)
         lua_rawgeti(L, top + 1, i);
         found = push_if_model(L, lua_tostring(L, -1), name);
     }
-    found = found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, ".", name) || push_from_hub(L, name);
+    found =
+        found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, ".", name) || push_from_hub(L, name);
     if (!found) {
         const char *looked = "";
         for (lua_Integer i = 1; i <= n; i++) {
@@ -204,10 +198,16 @@ const char *pb_host_find_model(lua_State *L, const char *name)
         const char *hub = strchr(name, '/') ? "" : "; a Hugging Face id has the form organisation/name";
         const char *nearest = push_nearest_model(L, top + 1, name);
         if (nearest)
-            pb_lua_fail(L, "no model '%s'%s; did you mean '%s'? (looked in %sthe recipe's folder, the current folder and the local Hugging "
-                           "Face cache)", name, folder, nearest, looked);
-        pb_lua_fail(L, "no model '%s'%s: looked for a folder with a config.json in %sthe recipe's folder (%s), the current folder and the "
-                       "local Hugging Face cache%s", name, folder, looked, host->recipe_folder, hub);
+            pb_lua_fail(L,
+                        "no model '%s'%s; did you mean '%s'? (looked in %sthe recipe's folder, the current folder and "
+                        "the local Hugging "
+                        "Face cache)",
+                        name, folder, nearest, looked);
+        pb_lua_fail(L,
+                    "no model '%s'%s: looked for a folder with a config.json in %sthe recipe's folder (%s), the "
+                    "current folder and the "
+                    "local Hugging Face cache%s",
+                    name, folder, looked, host->recipe_folder, hub);
     }
     lua_replace(L, top + 1);
     lua_settop(L, top + 1);
@@ -217,8 +217,7 @@ const char *pb_host_find_model(lua_State *L, const char *name)
 /* ---- what a recipe may touch --------------------------------------------------------------------------------------------------- */
 
 /* "..", "." and empty parts are refused, as is an absolute path. Returns what is wrong, or NULL. */
-static const char *wrong_with(const char *name)
-{
+static const char *wrong_with(const char *name) {
     if (!*name)
         return "is empty";
     if (*name == '/')
@@ -235,8 +234,7 @@ static const char *wrong_with(const char *name)
     return NULL;
 }
 
-const char *pb_host_output_path(lua_State *L, const char *name)
-{
+const char *pb_host_output_path(lua_State *L, const char *name) {
     pb_host *host = pb_host_of(L);
     luaL_checkstack(L, 8, "a path");
     if (host->trust && *name == '/')
@@ -264,12 +262,13 @@ const char *pb_host_output_path(lua_State *L, const char *name)
     struct stat info;
     if (lstat(path, &info) == 0 && !S_ISREG(info.st_mode))
         pb_lua_fail(L, "'%s' exists and is %s: it is not written over", path,
-                    S_ISLNK(info.st_mode) ? "a symbolic link" : S_ISDIR(info.st_mode) ? "a folder" : "no regular file");
+                    S_ISLNK(info.st_mode)   ? "a symbolic link"
+                    : S_ISDIR(info.st_mode) ? "a folder"
+                                            : "no regular file");
     return path;
 }
 
-void pb_host_wrote(lua_State *L, const char *path)
-{
+void pb_host_wrote(lua_State *L, const char *path) {
     pb_host *host = pb_host_of(L);
     const char *list = host->written.text ? host->written.text : "";
     size_t n = strlen(path);
@@ -280,8 +279,7 @@ void pb_host_wrote(lua_State *L, const char *path)
 }
 
 /* Is `path` (exists) inside `folder`, links resolved? */
-static bool lies_in(const char *path, const char *folder)
-{
+static bool lies_in(const char *path, const char *folder) {
     char real[PATH_MAX], root[PATH_MAX];
     if (!realpath(path, real) || !realpath(folder, root))
         return false;
@@ -291,8 +289,7 @@ static bool lies_in(const char *path, const char *folder)
     return strncmp(real, root, n) == 0 && (real[n] == '/' || real[n] == '\0');
 }
 
-static bool readable(lua_State *L, const char *path)
-{
+static bool readable(lua_State *L, const char *path) {
     pb_host *host = pb_host_of(L);
     if (host->trust || host->testing || lies_in(path, host->recipe_folder) || lies_in(path, host->output))
         return true;
@@ -310,8 +307,7 @@ static bool readable(lua_State *L, const char *path)
     return false;
 }
 
-const char *pb_host_input_path(lua_State *L, const char *name)
-{
+const char *pb_host_input_path(lua_State *L, const char *name) {
     pb_host *host = pb_host_of(L);
     luaL_checkstack(L, 16, "a path");
     if (!*name)
@@ -330,8 +326,11 @@ const char *pb_host_input_path(lua_State *L, const char *name)
         lua_settop(L, top);
     }
     if (seen)
-        pb_lua_fail(L, "'%s' may not be read: a recipe reads in its own folder (%s), its output folder (%s) and the folders given with "
-                       "--read DIR", name, host->recipe_folder, host->output);
-    pb_lua_fail(L, "no file '%s' in the recipe's folder (%s), the output folder (%s) or a folder given with --read DIR", name,
-                host->recipe_folder, host->output);
+        pb_lua_fail(L,
+                    "'%s' may not be read: a recipe reads in its own folder (%s), its output folder (%s) and the "
+                    "folders given with "
+                    "--read DIR",
+                    name, host->recipe_folder, host->output);
+    pb_lua_fail(L, "no file '%s' in the recipe's folder (%s), the output folder (%s) or a folder given with --read DIR",
+                name, host->recipe_folder, host->output);
 }

@@ -25,8 +25,7 @@ typedef struct matcher {
 
 static const char *match_here(matcher *m, const char *s, const char *p);
 
-static void step(matcher *m)
-{
+static void step(matcher *m) {
     if (++m->steps % STEPS_BETWEEN_LOOKS == 0 && pb_context_stopping(pb_host_context(m->L))) {
         pb_host_kill(m->L, pb_host_of(m->L));
         luaL_error(m->L, "stopped");
@@ -35,28 +34,47 @@ static void step(matcher *m)
 
 /* ---- one character ------------------------------------------------------------------------------------------------------ */
 
-static int in_class(int c, int letter)
-{
+static int in_class(int c, int letter) {
     int yes;
     switch (tolower(letter)) {
-    case 'a': yes = isalpha(c); break;
-    case 'c': yes = iscntrl(c); break;
-    case 'd': yes = isdigit(c); break;
-    case 'g': yes = isgraph(c); break;
-    case 'l': yes = islower(c); break;
-    case 'p': yes = ispunct(c); break;
-    case 's': yes = isspace(c); break;
-    case 'u': yes = isupper(c); break;
-    case 'w': yes = isalnum(c); break;
-    case 'x': yes = isxdigit(c); break;
-    default: return letter == c; /* an escaped character */
+    case 'a':
+        yes = isalpha(c);
+        break;
+    case 'c':
+        yes = iscntrl(c);
+        break;
+    case 'd':
+        yes = isdigit(c);
+        break;
+    case 'g':
+        yes = isgraph(c);
+        break;
+    case 'l':
+        yes = islower(c);
+        break;
+    case 'p':
+        yes = ispunct(c);
+        break;
+    case 's':
+        yes = isspace(c);
+        break;
+    case 'u':
+        yes = isupper(c);
+        break;
+    case 'w':
+        yes = isalnum(c);
+        break;
+    case 'x':
+        yes = isxdigit(c);
+        break;
+    default:
+        return letter == c; /* an escaped character */
     }
     return isupper(letter) ? !yes : yes;
 }
 
 /* End of the single-character item that begins at p. */
-static const char *item_end(matcher *m, const char *p)
-{
+static const char *item_end(matcher *m, const char *p) {
     char c = *p++;
     if (c == '%') {
         if (p == m->pattern_end)
@@ -81,8 +99,7 @@ static const char *item_end(matcher *m, const char *p)
 }
 
 /* p: at '['; last: at the closing ']'. */
-static int in_set(int c, const char *p, const char *last)
-{
+static int in_set(int c, const char *p, const char *last) {
     int inside = 1;
     if (p[1] == '^') {
         inside = 0;
@@ -104,24 +121,26 @@ static int in_set(int c, const char *p, const char *last)
     return !inside;
 }
 
-static int item_matches(matcher *m, const char *s, const char *p, const char *end)
-{
+static int item_matches(matcher *m, const char *s, const char *p, const char *end) {
     step(m);
     if (s >= m->subject_end)
         return 0;
     int c = (unsigned char)*s;
     switch (*p) {
-    case '.': return 1;
-    case '%': return in_class(c, (unsigned char)p[1]);
-    case '[': return in_set(c, p, end - 1);
-    default: return (unsigned char)*p == c;
+    case '.':
+        return 1;
+    case '%':
+        return in_class(c, (unsigned char)p[1]);
+    case '[':
+        return in_set(c, p, end - 1);
+    default:
+        return (unsigned char)*p == c;
     }
 }
 
 /* ---- repetition ------------------------------------------------------------------------------------------------------------- */
 
-static const char *longest_first(matcher *m, const char *s, const char *p, const char *end)
-{
+static const char *longest_first(matcher *m, const char *s, const char *p, const char *end) {
     ptrdiff_t i = 0;
     while (item_matches(m, s + i, p, end))
         i++;
@@ -133,8 +152,7 @@ static const char *longest_first(matcher *m, const char *s, const char *p, const
     return NULL;
 }
 
-static const char *shortest_first(matcher *m, const char *s, const char *p, const char *end)
-{
+static const char *shortest_first(matcher *m, const char *s, const char *p, const char *end) {
     for (;; s++) {
         const char *rest = match_here(m, s, end + 1);
         if (rest)
@@ -146,8 +164,7 @@ static const char *shortest_first(matcher *m, const char *s, const char *p, cons
 
 /* ---- captures ------------------------------------------------------------------------------------------------------------------- */
 
-static const char *open_capture(matcher *m, const char *s, const char *p, ptrdiff_t kind)
-{
+static const char *open_capture(matcher *m, const char *s, const char *p, ptrdiff_t kind) {
     if (m->n >= CAPTURES)
         luaL_error(m->L, "too many captures");
     m->capture[m->n].start = s;
@@ -159,8 +176,7 @@ static const char *open_capture(matcher *m, const char *s, const char *p, ptrdif
     return rest;
 }
 
-static const char *close_capture(matcher *m, const char *s, const char *p)
-{
+static const char *close_capture(matcher *m, const char *s, const char *p) {
     int i = m->n - 1;
     while (i >= 0 && m->capture[i].length != OPEN)
         i--;
@@ -173,19 +189,19 @@ static const char *close_capture(matcher *m, const char *s, const char *p)
     return rest;
 }
 
-static const char *back_reference(matcher *m, const char *s, int digit)
-{
+static const char *back_reference(matcher *m, const char *s, int digit) {
     int i = digit - '1';
     if (i < 0 || i >= m->n || m->capture[i].length == OPEN)
         luaL_error(m->L, "invalid capture index %%%d", i + 1);
-    size_t length = m->capture[i].length == POSITION ? 0 : (size_t)m->capture[i].length;
+    if (m->capture[i].length == POSITION)
+        return NULL; /* a place is no text to compare with */
+    size_t length = (size_t)m->capture[i].length;
     if ((size_t)(m->subject_end - s) < length || memcmp(m->capture[i].start, s, length) != 0)
         return NULL;
     return s + length;
 }
 
-static const char *balanced(matcher *m, const char *s, const char *p)
-{
+static const char *balanced(matcher *m, const char *s, const char *p) {
     if (m->pattern_end - p < 2)
         luaL_error(m->L, "malformed pattern (missing arguments to '%%b')");
     if (s >= m->subject_end || *s != p[0])
@@ -206,16 +222,14 @@ static const char *balanced(matcher *m, const char *s, const char *p)
 /* ---- the matcher ------------------------------------------------------------------------------------------------------------------ */
 
 /* The part of a %f[set] before and at s. */
-static int at_frontier(matcher *m, const char *s, const char *p, const char *end)
-{
+static int at_frontier(matcher *m, const char *s, const char *p, const char *end) {
     int before = s == m->subject ? 0 : (unsigned char)s[-1];
     int at = s < m->subject_end ? (unsigned char)*s : 0;
     return !in_set(before, p, end - 1) && in_set(at, p, end - 1);
 }
 
 /* End of the match of pattern p at s, or NULL. Loops for what follows in line, recurses for what may be undone. */
-static const char *match_in_line(matcher *m, const char *s, const char *p)
-{
+static const char *match_in_line(matcher *m, const char *s, const char *p) {
     while (p < m->pattern_end) {
         if (*p == '(') {
             bool position = p + 1 < m->pattern_end && p[1] == ')';
@@ -276,8 +290,7 @@ static const char *match_in_line(matcher *m, const char *s, const char *p)
     return s;
 }
 
-static const char *match_here(matcher *m, const char *s, const char *p)
-{
+static const char *match_here(matcher *m, const char *s, const char *p) {
     if (++m->depth > DEPTH)
         luaL_error(m->L, "pattern too complex");
     const char *rest = match_in_line(m, s, p);
@@ -285,8 +298,7 @@ static const char *match_here(matcher *m, const char *s, const char *p)
     return rest;
 }
 
-static const char *match_at(matcher *m, const char *s, const char *p)
-{
+static const char *match_at(matcher *m, const char *s, const char *p) {
     m->n = 0;
     m->depth = 0;
     return match_here(m, s, p);
@@ -295,8 +307,7 @@ static const char *match_at(matcher *m, const char *s, const char *p)
 /* ---- results ----------------------------------------------------------------------------------------------------------------------- */
 
 /* Capture i, or the whole match when the pattern has none and i is 0. */
-static void push_capture(matcher *m, int i, const char *start, const char *end)
-{
+static void push_capture(matcher *m, int i, const char *start, const char *end) {
     if (i >= m->n) {
         if (i != 0)
             luaL_error(m->L, "invalid capture index %%%d", i + 1);
@@ -311,8 +322,7 @@ static void push_capture(matcher *m, int i, const char *start, const char *end)
 }
 
 /* All captures; the whole match when there is none and `whole`. Returns how many were pushed. */
-static int push_captures(matcher *m, const char *start, const char *end, bool whole)
-{
+static int push_captures(matcher *m, const char *start, const char *end, bool whole) {
     int count = m->n == 0 && whole ? 1 : m->n;
     luaL_checkstack(m->L, count, "too many captures");
     for (int i = 0; i < count; i++)
@@ -321,8 +331,7 @@ static int push_captures(matcher *m, const char *start, const char *end, bool wh
 }
 
 /* The 1-based starting place of the optional argument: negative counts from the end. Returns it 0-based, or -1 beyond the end. */
-static ptrdiff_t start_argument(lua_State *L, int index, size_t length)
-{
+static ptrdiff_t start_argument(lua_State *L, int index, size_t length) {
     lua_Integer place = luaL_optinteger(L, index, 1);
     if (place > 0)
         return (lua_Unsigned)place - 1 > length ? -1 : (ptrdiff_t)(place - 1);
@@ -331,8 +340,7 @@ static ptrdiff_t start_argument(lua_State *L, int index, size_t length)
     return (ptrdiff_t)((lua_Integer)length + place);
 }
 
-static bool has_specials(const char *p, size_t length)
-{
+static bool has_specials(const char *p, size_t length) {
     for (size_t i = 0; i < length; i++)
         if (strchr("^$*+?.([%-", p[i]) && p[i] != '\0')
             return true;
@@ -340,8 +348,7 @@ static bool has_specials(const char *p, size_t length)
 }
 
 /* Plain search. memchr for the first byte, then the rest: its worst case is length * pattern, so it counts steps too. */
-static const char *find_plain(matcher *m, const char *s, const char *p, size_t length)
-{
+static const char *find_plain(matcher *m, const char *s, const char *p, size_t length) {
     if (length == 0)
         return s;
     while ((size_t)(m->subject_end - s) >= length) {
@@ -355,8 +362,7 @@ static const char *find_plain(matcher *m, const char *s, const char *p, size_t l
     return NULL;
 }
 
-static int find_or_match(lua_State *L, bool find)
-{
+static int find_or_match(lua_State *L, bool find) {
     size_t subject_length, pattern_length;
     const char *subject = luaL_checklstring(L, 1, &subject_length);
     const char *pattern = luaL_checklstring(L, 2, &pattern_length);
@@ -365,7 +371,8 @@ static int find_or_match(lua_State *L, bool find)
         lua_pushnil(L);
         return 1;
     }
-    matcher m = {.L = L, .subject = subject, .subject_end = subject + subject_length, .pattern_end = pattern + pattern_length};
+    matcher m = {
+        .L = L, .subject = subject, .subject_end = subject + subject_length, .pattern_end = pattern + pattern_length};
     const char *s = subject + first;
     if (find && (lua_toboolean(L, 4) || !has_specials(pattern, pattern_length))) {
         const char *at = find_plain(&m, s, pattern, pattern_length);
@@ -393,27 +400,21 @@ static int find_or_match(lua_State *L, bool find)
     return 1;
 }
 
-static int str_find(lua_State *L)
-{
-    return find_or_match(L, true);
-}
+static int str_find(lua_State *L) { return find_or_match(L, true); }
 
-static int str_match(lua_State *L)
-{
-    return find_or_match(L, false);
-}
+static int str_match(lua_State *L) { return find_or_match(L, false); }
 
 /* ---- gmatch ---------------------------------------------------------------------------------------------------------------------------- */
 
 /* Upvalues: subject, pattern, place to go on from (0-based), end of the last match (-1: none). */
-static int gmatch_next(lua_State *L)
-{
+static int gmatch_next(lua_State *L) {
     size_t subject_length, pattern_length;
     const char *subject = lua_tolstring(L, lua_upvalueindex(1), &subject_length);
     const char *pattern = lua_tolstring(L, lua_upvalueindex(2), &pattern_length);
     ptrdiff_t from = (ptrdiff_t)lua_tointeger(L, lua_upvalueindex(3));
     ptrdiff_t last = (ptrdiff_t)lua_tointeger(L, lua_upvalueindex(4));
-    matcher m = {.L = L, .subject = subject, .subject_end = subject + subject_length, .pattern_end = pattern + pattern_length};
+    matcher m = {
+        .L = L, .subject = subject, .subject_end = subject + subject_length, .pattern_end = pattern + pattern_length};
     for (const char *s = subject + from; from >= 0 && s <= m.subject_end; s++) {
         const char *end = match_at(&m, s, pattern);
         if (end && end - subject != last) { /* an empty match right behind the last one does not count */
@@ -426,8 +427,7 @@ static int gmatch_next(lua_State *L)
     return 0;
 }
 
-static int str_gmatch(lua_State *L)
-{
+static int str_gmatch(lua_State *L) {
     size_t length;
     luaL_checklstring(L, 1, &length);
     luaL_checkstring(L, 2);
@@ -441,8 +441,8 @@ static int str_gmatch(lua_State *L)
 
 /* ---- gsub --------------------------------------------------------------------------------------------------------------------------------- */
 
-static void add_template(matcher *m, luaL_Buffer *out, const char *start, const char *end, const char *text, size_t length)
-{
+static void add_template(matcher *m, luaL_Buffer *out, const char *start, const char *end, const char *text,
+                         size_t length) {
     for (size_t i = 0; i < length; i++) {
         if (text[i] != '%') {
             luaL_addchar(out, text[i]);
@@ -465,8 +465,7 @@ static void add_template(matcher *m, luaL_Buffer *out, const char *start, const 
 }
 
 /* Add the replacement of one match. True if it differs from the match. */
-static bool add_replacement(matcher *m, luaL_Buffer *out, const char *start, const char *end)
-{
+static bool add_replacement(matcher *m, luaL_Buffer *out, const char *start, const char *end) {
     lua_State *L = m->L;
     switch (lua_type(L, 3)) {
     case LUA_TFUNCTION: {
@@ -497,8 +496,7 @@ static bool add_replacement(matcher *m, luaL_Buffer *out, const char *start, con
     return true;
 }
 
-static int str_gsub(lua_State *L)
-{
+static int str_gsub(lua_State *L) {
     size_t subject_length, pattern_length;
     const char *subject = luaL_checklstring(L, 1, &subject_length);
     const char *pattern = luaL_checklstring(L, 2, &pattern_length);
@@ -508,7 +506,8 @@ static int str_gsub(lua_State *L)
     lua_Integer most = luaL_optinteger(L, 4, (lua_Integer)subject_length + 1);
     if (type == LUA_TNUMBER)
         lua_tostring(L, 3); /* in place, before the buffer owns the top of the stack */
-    matcher m = {.L = L, .subject = subject, .subject_end = subject + subject_length, .pattern_end = pattern + pattern_length};
+    matcher m = {
+        .L = L, .subject = subject, .subject_end = subject + subject_length, .pattern_end = pattern + pattern_length};
     bool anchored = pattern_length > 0 && *pattern == '^';
     const char *p = pattern + (anchored ? 1 : 0), *s = subject, *last = NULL;
     lua_Integer count = 0;
@@ -540,9 +539,9 @@ static int str_gsub(lua_State *L)
     return 2;
 }
 
-int pb_sandbox_patterns(lua_State *L, int string_table)
-{
-    static const luaL_Reg functions[] = {{"find", str_find}, {"match", str_match}, {"gmatch", str_gmatch}, {"gsub", str_gsub}, {NULL, NULL}};
+int pb_sandbox_patterns(lua_State *L, int string_table) {
+    static const luaL_Reg functions[] = {
+        {"find", str_find}, {"match", str_match}, {"gmatch", str_gmatch}, {"gsub", str_gsub}, {NULL, NULL}};
     lua_pushvalue(L, string_table);
     luaL_setfuncs(L, functions, 0);
     lua_pop(L, 1);

@@ -13,31 +13,31 @@
 typedef void (*pb_print_fn)(void *user, const char *text, size_t length);
 
 typedef struct pb_host_options {
-    const char *recipe;           /* path of the recipe, for its folder and the name of the default output folder; may be NULL */
-    const char *output;           /* -o: where the recipe writes; NULL: "<recipe's name without .lua>.out" */
-    const char *const *readable;  /* --read: more folders that it may read, NULL-terminated; may be NULL */
-    const char *const *params;    /* "key=value", NULL-terminated; may be NULL */
+    const char *recipe; /* path of the recipe, for its folder and the name of the default output folder; may be NULL */
+    const char *output; /* -o: where the recipe writes; NULL: "<recipe's name without .lua>.out" */
+    const char *const *readable; /* --read: more folders that it may read, NULL-terminated; may be NULL */
+    const char *const *params;   /* "key=value", NULL-terminated; may be NULL */
     uint64_t seed;
     bool trust;
-    bool testing;                 /* `patchbay test`: pb.read may reach everything, require "patchbay.check" is complete */
-    bool gc_stress;               /* a collection at every box and every few instructions: for tests */
-    bool show_progress;           /* a progress line on stderr */
-    pb_print_fn print;            /* NULL: standard output */
+    bool testing;       /* `patchbay test`: pb.read may reach everything, require "patchbay.check" is complete */
+    bool gc_stress;     /* a collection at every box and every few instructions: for tests */
+    bool show_progress; /* a progress line on stderr */
+    pb_print_fn print;  /* NULL: standard output */
     void *print_user;
 } pb_host_options;
 
 struct pb_host {
     pb_context *ctx;
     lua_State *L;
-    lua_State *current;           /* see pb_host_current */
+    lua_State *current; /* see pb_host_current */
 
     /* Owned copies of the options' texts. */
     char *recipe, *recipe_folder, *output;
-    char **readable, **params;    /* NULL-terminated */
+    char **readable, **params; /* NULL-terminated */
     size_t n_params;
-    bool params_taken;            /* pb.params was called */
+    bool params_taken; /* pb.params was called */
     uint64_t seed;
-    uint64_t next_draw;           /* of pb.randn and pb.rand without a draw of their own */
+    uint64_t next_draw; /* of pb.randn and pb.rand without a draw of their own */
     bool trust, testing, gc_stress;
     pb_print_fn print;
     void *print_user;
@@ -46,25 +46,26 @@ struct pb_host {
      * While reserve_open, the heap may pass the budget by PB_HOST_RESERVE bytes, so that an error can be told. */
     size_t lua_used, lua_charged;
     bool reserve_open;
-    uint64_t fail_lua_in;         /* tests: the n-th growing allocation of Lua from now fails; 0: off */
-    bool lua_failing;             /* ... and the attempt after it */
+    uint64_t fail_lua_in; /* tests: the n-th growing allocation of Lua from now fails; 0: off */
+    bool lua_failing;     /* ... and the attempt after it */
     uint64_t lua_allocations;
-    bool hook_closed;             /* the state is being closed: no hook raises any more */
+    bool no_retry;    /* tests: PB_LUA does not try again after a failed allocation */
+    bool hook_closed; /* the state is being closed: no hook raises any more */
 
-    bool killed;                  /* the recipe is being stopped: no pcall holds the error */
-    bool out_of_memory;           /* Lua itself ran out */
-    bool caught_out_of_memory;    /* ... and the recipe caught that */
-    size_t gc_debt;               /* bytes of boxes not told to the collector yet */
+    bool killed;               /* the recipe is being stopped: no pcall holds the error */
+    bool out_of_memory;        /* Lua itself ran out */
+    bool caught_out_of_memory; /* ... and the recipe caught that */
+    size_t gc_debt;            /* bytes of boxes not told to the collector yet */
 
-    pb_error error;               /* pb_lua_error */
-    pb_strbuf trace;              /* traceback of the innermost error in flight */
-    bool keep_trace;              /* the error is being raised again: the next handler keeps the trace */
-    pb_strbuf written;            /* paths of files written, one a line */
+    pb_error error;    /* pb_lua_error */
+    pb_strbuf trace;   /* traceback of the innermost error in flight */
+    bool keep_trace;   /* the error is being raised again: the next handler keeps the trace */
+    pb_strbuf written; /* paths of files written, one a line */
 
     struct {
         bool enabled, started, shown;
         int depth;
-        double start, last;       /* seconds of the monotonic clock */
+        double start, last; /* seconds of the monotonic clock */
     } progress;
 };
 
@@ -84,12 +85,13 @@ pb_status pb_host_call(pb_host *host, lua_CFunction body, void *user, pb_error *
 void pb_host_kill(lua_State *L, pb_host *host);
 
 /* Keys of the registry: the addresses of these. */
-extern const char PB_KEY_BASE, PB_KEY_LIBRARIES, PB_KEY_LOADED, PB_KEY_CLASSES, PB_KEY_ANCHORS, PB_KEY_PENDING, PB_KEY_PB, PB_KEY_CORE;
+extern const char PB_KEY_BASE, PB_KEY_LIBRARIES, PB_KEY_LOADED, PB_KEY_CLASSES, PB_KEY_ANCHORS, PB_KEY_PENDING,
+    PB_KEY_PB, PB_KEY_CORE;
 
 /* ---- trace.c: where an error is, and the way to it ------------------------------------------------------------------------- */
 
 void pb_host_where(lua_State *L, int level); /* push "file:line: " of the nearest visible frame, or "" */
-int pb_host_traceback(lua_State *L);         /* message handler: fills host->trace, returns the error object as it was */
+int pb_host_traceback(lua_State *L); /* message handler: fills host->trace, returns the error object as it was */
 /* Text of an error object, never raising; pushes it. */
 const char *pb_host_error_text(lua_State *L, int index);
 
@@ -99,18 +101,18 @@ void pb_sandbox_open(lua_State *L);     /* libraries, filtered, into the registr
 void pb_sandbox_push_env(lua_State *L); /* a new _ENV for one script */
 /* The table at the top becomes a sealed proxy of itself: unknown names raise with the nearest, assignment raises. */
 void pb_lua_seal(lua_State *L, const char *name);
-void pb_sandbox_unseal(lua_State *L, int index); /* push the real table of a proxy, or nil */
-int pb_sandbox_coroutine(lua_State *L); /* pushes the coroutine library */
+void pb_sandbox_unseal(lua_State *L, int index);         /* push the real table of a proxy, or nil */
+int pb_sandbox_coroutine(lua_State *L);                  /* pushes the coroutine library */
 int pb_sandbox_patterns(lua_State *L, int string_table); /* find, match, gmatch, gsub that can be stopped */
 
 /* ---- loader.c ---------------------------------------------------------------------------------------------------------------- */
 
-int pb_loader_require(lua_State *L);    /* require(name) */
-void pb_loader_open(lua_State *L);      /* pb, the bindings and the core files */
+int pb_loader_require(lua_State *L); /* require(name) */
+void pb_loader_open(lua_State *L);   /* pb, the bindings and the core files */
 /* Load Lua text with a new sandbox _ENV; pushes the function. Raises. name: chunk name ("@recipe.lua"). */
 void pb_loader_load(lua_State *L, const char *text, size_t length, const char *name);
 void pb_loader_load_file(lua_State *L, const char *path, const char *name);
-extern const pb_class PB_MEMORY_CLASS;   /* a pb_alloc block that the collector frees */
+extern const pb_class PB_MEMORY_CLASS; /* a pb_alloc block that the collector frees */
 void pb_class_push_properties(lua_State *L, const pb_class *class);
 extern void (*const PB_BINDINGS[])(lua_State *L); /* modules.c; NULL-terminated */
 extern const char *const PB_CORE_FILES[];         /* modules.c; NULL-terminated */

@@ -4,15 +4,13 @@
 
 #include "host/private.h"
 
-double pb_monotonic_seconds(void)
-{
+double pb_monotonic_seconds(void) {
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static void duration_text(double seconds, char *buffer, size_t size)
-{
+static void duration_text(double seconds, char *buffer, size_t size) {
     long s = (long)(seconds + 0.5);
     if (s < 60)
         snprintf(buffer, size, "%ld s", s);
@@ -22,8 +20,7 @@ static void duration_text(double seconds, char *buffer, size_t size)
         snprintf(buffer, size, "%ld h %02ld min", s / 3600, s % 3600 / 60);
 }
 
-static void on_progress(void *user, const char *what, double done, double total)
-{
+static void on_progress(void *user, const char *what, double done, double total) {
     pb_host *host = user;
     if (!host->progress.enabled)
         return;
@@ -50,8 +47,7 @@ static void on_progress(void *user, const char *what, double done, double total)
     fflush(stderr);
 }
 
-void pb_progress_erase(pb_host *host)
-{
+void pb_progress_erase(pb_host *host) {
     if (host->progress.shown) {
         fputs("\r\033[K", stderr);
         fflush(stderr);
@@ -59,7 +55,4 @@ void pb_progress_erase(pb_host *host)
     }
 }
 
-void pb_progress_attach(pb_host *host)
-{
-    pb_context_on_progress(host->ctx, on_progress, host);
-}
+void pb_progress_attach(pb_host *host) { pb_context_on_progress(host->ctx, on_progress, host); }

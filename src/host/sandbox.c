@@ -10,20 +10,21 @@
 #include "base/suggest.h"
 #include "host/private.h"
 
-static const char *const BASE[] = {"assert", "error", "ipairs", "next", "pairs", "rawequal", "rawget", "rawlen", "rawset",
-                                   "select", "tonumber", "tostring", "type", "_VERSION", NULL};
+static const char *const BASE[] = {"assert", "error",  "ipairs",   "next",     "pairs", "rawequal", "rawget", "rawlen",
+                                   "rawset", "select", "tonumber", "tostring", "type",  "_VERSION", NULL};
 static const char *const TABLE[] = {"concat", "pack", "sort", "unpack", NULL}; /* insert, move, remove: below */
-static const char *const STRING[] = {"byte", "char", "format", "len", "lower", "pack", "packsize", "reverse", "sub", "unpack", "upper",
-                                     NULL}; /* rep: below; find, gmatch, gsub, match: pattern.c; dump: makes bytecode */
+static const char *const STRING[] = {
+    "byte",    "char", "format", "len",   "lower", "pack", "packsize",
+    "reverse", "sub",  "unpack", "upper", NULL}; /* rep: below; find, gmatch, gsub, match: pattern.c; dump: makes bytecode */
 static const char *const OS[] = {"clock", "date", "difftime", "time", NULL};
 /* Known names that are left out: their absence is explained. */
-static const char *const WITHHELD[] = {"io", "debug", "package", "dofile", "loadfile", "loadstring", "setfenv", "getfenv", NULL};
+static const char *const WITHHELD[] = {"io",         "debug",   "package", "dofile", "loadfile",
+                                       "loadstring", "setfenv", "getfenv", NULL};
 
 /* ---- base functions ---------------------------------------------------------------------------------------------------- */
 
 /* After an error was caught: is it one that may be caught? */
-static void let_kill_through(lua_State *L, int status)
-{
+static void let_kill_through(lua_State *L, int status) {
     pb_host *host = pb_host_of(L);
     if (host->killed) {
         lua_settop(L, 0);
@@ -35,8 +36,7 @@ static void let_kill_through(lua_State *L, int status)
     host->reserve_open = host->keep_trace = false;
 }
 
-static int after_pcall(lua_State *L, int status, lua_KContext skipped)
-{
+static int after_pcall(lua_State *L, int status, lua_KContext skipped) {
     if (status != LUA_OK && status != LUA_YIELD) {
         let_kill_through(L, status);
         lua_pushboolean(L, 0);
@@ -46,8 +46,7 @@ static int after_pcall(lua_State *L, int status, lua_KContext skipped)
     return lua_gettop(L) - (int)skipped;
 }
 
-static int safe_pcall(lua_State *L)
-{
+static int safe_pcall(lua_State *L) {
     luaL_checkany(L, 1);
     lua_pushboolean(L, 1);
     lua_insert(L, 1); /* true, function, arguments */
@@ -55,8 +54,7 @@ static int safe_pcall(lua_State *L)
 }
 
 /* A script's handler runs with hooks off when the hook raised: it is not called then. */
-static int guarded_handler(lua_State *L)
-{
+static int guarded_handler(lua_State *L) {
     if (pb_host_of(L)->killed)
         return 1;
     lua_pushvalue(L, lua_upvalueindex(1));
@@ -65,28 +63,27 @@ static int guarded_handler(lua_State *L)
     return 1;
 }
 
-static int safe_xpcall(lua_State *L)
-{
+static int safe_xpcall(lua_State *L) {
     luaL_checktype(L, 2, LUA_TFUNCTION);
     int n = lua_gettop(L);
     lua_pushvalue(L, 2);
     lua_pushcclosure(L, guarded_handler, 1);
-    lua_replace(L, 2);      /* f, handler, arguments */
+    lua_replace(L, 2); /* f, handler, arguments */
     lua_pushboolean(L, 1);
     lua_pushvalue(L, 1);
-    lua_rotate(L, 3, 2);    /* f, handler, true, f, arguments */
+    lua_rotate(L, 3, 2); /* f, handler, true, f, arguments */
     return after_pcall(L, lua_pcallk(L, n - 2, LUA_MULTRET, 2, 2, after_pcall), 2);
 }
 
-static int safe_setmetatable(lua_State *L)
-{
+static int safe_setmetatable(lua_State *L) {
     luaL_checktype(L, 1, LUA_TTABLE);
     int type = lua_type(L, 2);
     luaL_argexpected(L, type == LUA_TNIL || type == LUA_TTABLE, 2, "nil or table");
     if (type == LUA_TTABLE) {
         lua_pushliteral(L, "__gc");
         if (lua_rawget(L, 2) != LUA_TNIL)
-            pb_lua_fail(L, "__gc is not for recipes: a finaliser would run outside every limit (use a <close> variable and __close)");
+            pb_lua_fail(L, "__gc is not for recipes: a finaliser would run outside every limit (use a <close> variable "
+                           "and __close)");
     }
     if (luaL_getmetafield(L, 1, "__metatable") != LUA_TNIL)
         return luaL_error(L, "cannot change a protected metatable");
@@ -95,8 +92,7 @@ static int safe_setmetatable(lua_State *L)
     return 1;
 }
 
-static int safe_getmetatable(lua_State *L)
-{
+static int safe_getmetatable(lua_State *L) {
     luaL_checkany(L, 1);
     if (!lua_getmetatable(L, 1))
         return lua_pushnil(L), 1;
@@ -104,8 +100,7 @@ static int safe_getmetatable(lua_State *L)
     return 1;
 }
 
-static int safe_collectgarbage(lua_State *L)
-{
+static int safe_collectgarbage(lua_State *L) {
     static const char *const options[] = {"collect", "count", "step", NULL};
     const char *option = luaL_optstring(L, 1, "collect");
     for (int i = 0; options[i]; i++) {
@@ -117,12 +112,14 @@ static int safe_collectgarbage(lua_State *L)
             lua_pushinteger(L, lua_gc(L, LUA_GCCOLLECT));
         return 1;
     }
-    pb_lua_fail(L, "collectgarbage takes \"collect\" and \"count\" in a recipe, got '%s': the collector is not a recipe's to stop", option);
+    pb_lua_fail(
+        L,
+        "collectgarbage takes \"collect\" and \"count\" in a recipe, got '%s': the collector is not a recipe's to stop",
+        option);
 }
 
 /* load(chunk, name, mode, env): text only; without env, the environment of the script that has this `load` (upvalue 1). */
-static int safe_load(lua_State *L)
-{
+static int safe_load(lua_State *L) {
     bool has_env = !lua_isnone(L, 4);
     const char *mode = luaL_optstring(L, 3, "t");
     if (!strchr(mode, 't'))
@@ -163,8 +160,7 @@ static int safe_load(lua_State *L)
     return 1;
 }
 
-static int to_print(lua_State *L)
-{
+static int to_print(lua_State *L) {
     pb_host *host = pb_host_of(L);
     pb_progress_erase(host);
     int n = lua_gettop(L);
@@ -187,8 +183,7 @@ static int to_print(lua_State *L)
     return 0;
 }
 
-static int to_warn(lua_State *L)
-{
+static int to_warn(lua_State *L) {
     int n = lua_gettop(L);
     for (int i = 1; i <= n; i++)
         luaL_checkstring(L, i);
@@ -205,8 +200,7 @@ static int to_warn(lua_State *L)
 enum { LONGEST_TABLE = 1 << 27 };
 
 /* Calls the standard function in upvalue 1 after a check of the length of argument 1. */
-static int with_sane_length(lua_State *L)
-{
+static int with_sane_length(lua_State *L) {
     luaL_checkany(L, 1);
     if (luaL_len(L, 1) > LONGEST_TABLE)
         return luaL_error(L, "the table says that it is longer than %d", LONGEST_TABLE);
@@ -216,8 +210,7 @@ static int with_sane_length(lua_State *L)
     return lua_gettop(L);
 }
 
-static int sane_move(lua_State *L)
-{
+static int sane_move(lua_State *L) {
     lua_Integer first = luaL_checkinteger(L, 2), last = luaL_checkinteger(L, 3);
     if (last >= first && ((lua_Unsigned)last - (lua_Unsigned)first) > LONGEST_TABLE)
         return luaL_error(L, "table.move of more than %d elements", LONGEST_TABLE);
@@ -227,8 +220,7 @@ static int sane_move(lua_State *L)
     return lua_gettop(L);
 }
 
-static int sane_rep(lua_State *L)
-{
+static int sane_rep(lua_State *L) {
     size_t length, separator;
     luaL_checklstring(L, 1, &length);
     luaL_optlstring(L, 3, "", &separator);
@@ -242,11 +234,12 @@ static int sane_rep(lua_State *L)
     return 1;
 }
 
-static int seeded_only(lua_State *L)
-{
+static int seeded_only(lua_State *L) {
     if (lua_isnone(L, 1))
-        pb_lua_fail(L, "math.randomseed needs a number: a recipe's results must not depend on the clock (the recipe starts with "
-                       "math.randomseed(pb.seed))");
+        pb_lua_fail(
+            L,
+            "math.randomseed needs a number: a recipe's results must not depend on the clock (the recipe starts with "
+            "math.randomseed(pb.seed))");
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_insert(L, 1);
     lua_call(L, lua_gettop(L) - 1, LUA_MULTRET);
@@ -256,16 +249,14 @@ static int seeded_only(lua_State *L)
 /* ---- putting it together -------------------------------------------------------------------------------------------------------- */
 
 /* [from, to]: copy the named fields. */
-static void copy_named(lua_State *L, int from, int to, const char *const *names)
-{
+static void copy_named(lua_State *L, int from, int to, const char *const *names) {
     for (; *names; names++) {
         lua_getfield(L, from, *names);
         lua_setfield(L, to, *names);
     }
 }
 
-static void copy_every(lua_State *L, int from, int to)
-{
+static void copy_every(lua_State *L, int from, int to) {
     lua_pushnil(L);
     while (lua_next(L, from)) {
         lua_pushvalue(L, -2);
@@ -274,22 +265,19 @@ static void copy_every(lua_State *L, int from, int to)
     }
 }
 
-static void wrap(lua_State *L, int from, int to, const char *name, lua_CFunction fn)
-{
+static void wrap(lua_State *L, int from, int to, const char *name, lua_CFunction fn) {
     lua_getfield(L, from, name);
     lua_pushcclosure(L, fn, 1);
     lua_setfield(L, to, name);
 }
 
 /* Open a standard library without making it global; pushes it. */
-static int open_library(lua_State *L, const char *name, lua_CFunction open)
-{
+static int open_library(lua_State *L, const char *name, lua_CFunction open) {
     luaL_requiref(L, name, open, 0);
     return lua_gettop(L);
 }
 
-static void open_string(lua_State *L, int libraries)
-{
+static void open_string(lua_State *L, int libraries) {
     int from = open_library(L, LUA_STRLIBNAME, luaopen_string);
     lua_newtable(L);
     int to = lua_gettop(L);
@@ -309,8 +297,7 @@ static void open_string(lua_State *L, int libraries)
     lua_settop(L, from - 1);
 }
 
-static void open_table(lua_State *L, int libraries)
-{
+static void open_table(lua_State *L, int libraries) {
     int from = open_library(L, LUA_TABLIBNAME, luaopen_table);
     lua_newtable(L);
     int to = lua_gettop(L);
@@ -322,8 +309,7 @@ static void open_table(lua_State *L, int libraries)
     lua_settop(L, from - 1);
 }
 
-static void open_math(lua_State *L, int libraries)
-{
+static void open_math(lua_State *L, int libraries) {
     int from = open_library(L, LUA_MATHLIBNAME, luaopen_math);
     lua_getfield(L, from, "randomseed");
     lua_pushinteger(L, (lua_Integer)pb_host_of(L)->seed);
@@ -336,8 +322,7 @@ static void open_math(lua_State *L, int libraries)
     lua_settop(L, from - 1);
 }
 
-static void open_os(lua_State *L, int libraries)
-{
+static void open_os(lua_State *L, int libraries) {
     int from = open_library(L, LUA_OSLIBNAME, luaopen_os);
     lua_newtable(L);
     int to = lua_gettop(L);
@@ -349,9 +334,9 @@ static void open_os(lua_State *L, int libraries)
     lua_settop(L, from - 1);
 }
 
-static void open_trusted(lua_State *L, int base, int libraries, int full)
-{
-    static const luaL_Reg more[] = {{LUA_IOLIBNAME, luaopen_io}, {LUA_DBLIBNAME, luaopen_debug}, {LUA_LOADLIBNAME, luaopen_package}, {NULL, NULL}};
+static void open_trusted(lua_State *L, int base, int libraries, int full) {
+    static const luaL_Reg more[] = {
+        {LUA_IOLIBNAME, luaopen_io}, {LUA_DBLIBNAME, luaopen_debug}, {LUA_LOADLIBNAME, luaopen_package}, {NULL, NULL}};
     static const char *const lifted[] = {"dofile", "loadfile", "setmetatable", "collectgarbage", NULL};
     for (const luaL_Reg *library = more; library->name; library++) {
         open_library(L, library->name, library->func);
@@ -360,11 +345,15 @@ static void open_trusted(lua_State *L, int base, int libraries, int full)
     copy_named(L, full, base, lifted);
 }
 
-void pb_sandbox_open(lua_State *L)
-{
-    static const luaL_Reg replaced[] = {{"pcall", safe_pcall},     {"xpcall", safe_xpcall}, {"setmetatable", safe_setmetatable},
-                                        {"getmetatable", safe_getmetatable}, {"collectgarbage", safe_collectgarbage},
-                                        {"print", to_print},       {"warn", to_warn},       {NULL, NULL}};
+void pb_sandbox_open(lua_State *L) {
+    static const luaL_Reg replaced[] = {{"pcall", safe_pcall},
+                                        {"xpcall", safe_xpcall},
+                                        {"setmetatable", safe_setmetatable},
+                                        {"getmetatable", safe_getmetatable},
+                                        {"collectgarbage", safe_collectgarbage},
+                                        {"print", to_print},
+                                        {"warn", to_warn},
+                                        {NULL, NULL}};
     int full = open_library(L, LUA_GNAME, luaopen_base);
     lua_newtable(L);
     int base = lua_gettop(L);
@@ -392,15 +381,17 @@ void pb_sandbox_open(lua_State *L)
 }
 
 /* __index of an environment. */
-static int undefined_global(lua_State *L)
-{
+static int undefined_global(lua_State *L) {
     if (lua_type(L, 2) != LUA_TSTRING)
         return lua_pushnil(L), 1;
     const char *name = lua_tostring(L, 2);
     for (int i = 0; WITHHELD[i]; i++)
         if (strcmp(WITHHELD[i], name) == 0)
-            pb_lua_fail(L, "'%s' is not there: recipes read and write files with pb.read and pb.write, and load code with require (run "
-                           "with --trust to lift the sandbox)", name);
+            pb_lua_fail(L,
+                        "'%s' is not there: recipes read and write files with pb.read and pb.write, and load code with "
+                        "require (run "
+                        "with --trust to lift the sandbox)",
+                        name);
     pb_suggestion s;
     pb_suggestion_begin(&s, name);
     lua_pushnil(L);
@@ -411,11 +402,11 @@ static int undefined_global(lua_State *L)
     }
     if (s.best)
         pb_lua_fail(L, "the variable '%s' is not defined; did you mean '%s'?", name, s.best);
-    pb_lua_fail(L, "the variable '%s' is not defined%s", name, strcmp(name, "pb") == 0 ? ": begin with  local pb = require \"patchbay\"" : "");
+    pb_lua_fail(L, "the variable '%s' is not defined%s", name,
+                strcmp(name, "pb") == 0 ? ": begin with  local pb = require \"patchbay\"" : "");
 }
 
-void pb_sandbox_push_env(lua_State *L)
-{
+void pb_sandbox_push_env(lua_State *L) {
     luaL_checkstack(L, 10, "a script's environment");
     lua_newtable(L);
     int env = lua_gettop(L);
@@ -449,8 +440,7 @@ void pb_sandbox_push_env(lua_State *L)
 /* ---- sealed tables -------------------------------------------------------------------------------------------------------------------- */
 
 /* Upvalues of both: the real table, its name. */
-static int sealed_index(lua_State *L)
-{
+static int sealed_index(lua_State *L) {
     lua_pushvalue(L, 2);
     if (lua_rawget(L, lua_upvalueindex(1)) != LUA_TNIL)
         return 1;
@@ -470,13 +460,11 @@ static int sealed_index(lua_State *L)
     pb_lua_fail(L, "%s.%s does not exist (patchbay help lists what does)", table, s.word);
 }
 
-static int sealed_newindex(lua_State *L)
-{
+static int sealed_newindex(lua_State *L) {
     pb_lua_fail(L, "%s cannot be changed (assignment to %s)", lua_tostring(L, lua_upvalueindex(2)), pb_describe(L, 2));
 }
 
-static int sealed_next(lua_State *L)
-{
+static int sealed_next(lua_State *L) {
     lua_settop(L, 2);
     if (lua_next(L, lua_upvalueindex(1)))
         return 2;
@@ -484,8 +472,7 @@ static int sealed_next(lua_State *L)
     return 1;
 }
 
-static int sealed_pairs(lua_State *L)
-{
+static int sealed_pairs(lua_State *L) {
     lua_pushvalue(L, lua_upvalueindex(1));
     lua_pushcclosure(L, sealed_next, 1);
     lua_pushnil(L);
@@ -493,8 +480,7 @@ static int sealed_pairs(lua_State *L)
     return 3;
 }
 
-static void sealed_closure(lua_State *L, int real, const char *name, lua_CFunction fn, const char *event)
-{
+static void sealed_closure(lua_State *L, int real, const char *name, lua_CFunction fn, const char *event) {
     lua_pushvalue(L, real);
     lua_pushstring(L, name);
     lua_pushcclosure(L, fn, 2);
@@ -503,8 +489,7 @@ static void sealed_closure(lua_State *L, int real, const char *name, lua_CFuncti
 
 static const char SEALED = 0;
 
-void pb_lua_seal(lua_State *L, const char *name)
-{
+void pb_lua_seal(lua_State *L, const char *name) {
     int real = lua_gettop(L);
     lua_newtable(L);
     lua_createtable(L, 0, 6);
@@ -528,8 +513,7 @@ void pb_lua_seal(lua_State *L, const char *name)
     lua_remove(L, real);
 }
 
-void pb_sandbox_unseal(lua_State *L, int index)
-{
+void pb_sandbox_unseal(lua_State *L, int index) {
     if (lua_type(L, index) != LUA_TTABLE || !lua_getmetatable(L, index)) {
         lua_pushnil(L);
         return;

@@ -5,16 +5,19 @@
 #include "base/file.h"
 #include "host/private.h"
 
-const char PB_KEY_BASE = 0, PB_KEY_LIBRARIES = 0, PB_KEY_LOADED = 0, PB_KEY_CLASSES = 0, PB_KEY_ANCHORS = 0, PB_KEY_PENDING = 0,
-           PB_KEY_PB = 0, PB_KEY_CORE = 0;
+const char PB_KEY_BASE = 0, PB_KEY_LIBRARIES = 0, PB_KEY_LOADED = 0, PB_KEY_CLASSES = 0, PB_KEY_ANCHORS = 0,
+           PB_KEY_PENDING = 0, PB_KEY_PB = 0, PB_KEY_CORE = 0;
 
 enum { HOOK_INSTRUCTIONS = 10000, STRESS_INSTRUCTIONS = 200 };
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------ */
 
+/* A finaliser is running (the collector is then switched off; scripts cannot do that). It must not fail for want of memory
+ * for its own call: the object would go without being released. */
+static bool finalising(const pb_host *host) { return host->L && lua_gc(host->L, LUA_GCISRUNNING) <= 0; }
+
 /* Charges are made a slab at a time: one atomic operation per 64 KiB instead of one per table. */
-static bool charge(pb_host *host, size_t used)
-{
+static bool charge(pb_host *host, size_t used) {
     if (used <= host->lua_charged)
         return true;
     size_t slab = (used + PB_HOST_SLAB - 1) / PB_HOST_SLAB * PB_HOST_SLAB;
@@ -26,11 +29,10 @@ static bool charge(pb_host *host, size_t used)
         host->lua_charged = used;
         return true;
     }
-    return host->reserve_open && used - host->lua_charged <= PB_HOST_RESERVE;
+    return (host->reserve_open || finalising(host)) && used - host->lua_charged <= PB_HOST_RESERVE;
 }
 
-static void discharge(pb_host *host)
-{
+static void discharge(pb_host *host) {
     if (host->lua_charged > host->lua_used + 2 * PB_HOST_SLAB) {
         size_t keep = host->lua_used + PB_HOST_SLAB;
         pb_context_discharge(host->ctx, host->lua_charged - keep);
@@ -39,8 +41,7 @@ static void discharge(pb_host *host)
 }
 
 /* lua_Alloc. Without a block, old_size is a type tag. Shrinking must not fail. */
-static void *allocate(void *user, void *block, size_t old_size, size_t new_size)
-{
+static void *allocate(void *user, void *block, size_t old_size, size_t new_size) {
     pb_host *host = user;
     if (!block)
         old_size = 0;
@@ -52,7 +53,8 @@ static void *allocate(void *user, void *block, size_t old_size, size_t new_size)
     }
     if (new_size > old_size) {
         host->lua_allocations++;
-        if (host->lua_failing || (host->fail_lua_in && --host->fail_lua_in == 0)) {
+        bool counts = (host->lua_failing || host->fail_lua_in) && !finalising(host);
+        if (counts && (host->lua_failing || --host->fail_lua_in == 0)) {
             /* Lua collects and tries again: the second attempt fails too */
             host->lua_failing = !host->lua_failing;
             return NULL;
@@ -73,8 +75,7 @@ static void *allocate(void *user, void *block, size_t old_size, size_t new_size)
 
 /* ---- stopping ---------------------------------------------------------------------------------------------------------------- */
 
-static void hook(lua_State *L, lua_Debug *ar)
-{
+static void hook(lua_State *L, lua_Debug *ar) {
     (void)ar;
     pb_host *host = pb_host_of(L);
     if (host->hook_closed)
@@ -87,8 +88,7 @@ static void hook(lua_State *L, lua_Debug *ar)
     }
 }
 
-void pb_host_kill(lua_State *L, pb_host *host)
-{
+void pb_host_kill(lua_State *L, pb_host *host) {
     /* A pcall that is not ours (a coroutine's, a library's) may catch the error: the next instruction raises again. */
     host->killed = true;
     lua_sethook(L, hook, LUA_MASKCOUNT, 1);
@@ -96,8 +96,7 @@ void pb_host_kill(lua_State *L, pb_host *host)
 
 /* ---- making and freeing ------------------------------------------------------------------------------------------------------- */
 
-static char **copy_list(pb_context *ctx, const char *const *list, size_t *count)
-{
+static char **copy_list(pb_context *ctx, const char *const *list, size_t *count) {
     size_t n = 0;
     while (list && list[n])
         n++;
@@ -116,16 +115,14 @@ static char **copy_list(pb_context *ctx, const char *const *list, size_t *count)
     return copy;
 }
 
-static void free_list(char **list)
-{
+static void free_list(char **list) {
     for (char **item = list; item && *item; item++)
         pb_free(*item);
     pb_free(list);
 }
 
 /* "trace.out" for examples/trace.lua, in the current folder. */
-static char *default_output(pb_context *ctx, const char *recipe)
-{
+static char *default_output(pb_context *ctx, const char *recipe) {
     const char *name = recipe ? pb_path_name(recipe) : "patchbay";
     size_t n = strlen(name);
     if (n > 4 && strcmp(name + n - 4, ".lua") == 0)
@@ -138,8 +135,7 @@ static char *default_output(pb_context *ctx, const char *recipe)
     return path;
 }
 
-static pb_status copy_options(pb_host *host, const pb_host_options *o, pb_error *err)
-{
+static pb_status copy_options(pb_host *host, const pb_host_options *o, pb_error *err) {
     pb_context *ctx = host->ctx;
     host->recipe = o->recipe ? pb_strdup(ctx, o->recipe) : NULL;
     host->recipe_folder = o->recipe ? pb_path_folder(ctx, o->recipe) : pb_strdup(ctx, ".");
@@ -159,8 +155,7 @@ static pb_status copy_options(pb_host *host, const pb_host_options *o, pb_error 
     return PB_OK;
 }
 
-static void new_registry_table(lua_State *L, const void *key, const char *mode)
-{
+static void new_registry_table(lua_State *L, const void *key, const char *mode) {
     lua_newtable(L);
     if (mode) {
         lua_createtable(L, 0, 1);
@@ -171,8 +166,7 @@ static void new_registry_table(lua_State *L, const void *key, const char *mode)
     lua_rawsetp(L, LUA_REGISTRYINDEX, key);
 }
 
-static int set_up(lua_State *L)
-{
+static int set_up(lua_State *L) {
     pb_host *host = pb_host_of(L);
     luaL_checkversion(L);
     new_registry_table(L, &PB_KEY_CLASSES, NULL);
@@ -188,8 +182,7 @@ static int set_up(lua_State *L)
     return 0;
 }
 
-pb_status pb_host_create(pb_context *ctx, const pb_host_options *options, pb_host **out, pb_error *err)
-{
+pb_status pb_host_create(pb_context *ctx, const pb_host_options *options, pb_host **out, pb_error *err) {
     pb_host *host = pb_alloc_zero(ctx, 1, sizeof *host);
     if (!host)
         return pb_fail_memory(err, ctx, sizeof *host, "a Lua state");
@@ -217,8 +210,7 @@ fail:
     return status;
 }
 
-void pb_host_free(pb_host *host)
-{
+void pb_host_free(pb_host *host) {
     if (!host)
         return;
     host->hook_closed = true;
@@ -241,8 +233,7 @@ void pb_host_free(pb_host *host)
 
 /* ---- running ----------------------------------------------------------------------------------------------------------------------- */
 
-static void size_text(size_t bytes, char buffer[32])
-{
+static void size_text(size_t bytes, char buffer[32]) {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
     double value = (double)bytes;
     int unit = 0;
@@ -252,8 +243,7 @@ static void size_text(size_t bytes, char buffer[32])
 }
 
 /* What a failed pcall left on the stack -> status and message. Runs outside protection: touches light things only. */
-static pb_status report(pb_host *host, int lua_status, pb_error *err)
-{
+static pb_status report(pb_host *host, int lua_status, pb_error *err) {
     lua_State *L = host->L;
     if (host->killed)
         return pb_fail(err, PB_ERR_STOPPED, "stopped");
@@ -264,8 +254,10 @@ static pb_status report(pb_host *host, int lua_status, pb_error *err)
         size_text(host->lua_used, lua);
         size_text(used > host->lua_charged ? used - host->lua_charged : 0, rest);
         host->out_of_memory = true;
-        return pb_fail(err, PB_ERR_MEMORY, "out of memory: the recipe's Lua values and its tensors may hold %s together (--memory SIZE); "
-                       "Lua holds %s, tensors and models %s", limit, lua, rest);
+        return pb_fail(err, PB_ERR_MEMORY,
+                       "out of memory: the recipe's Lua values and its tensors may hold %s together (--memory SIZE); "
+                       "Lua holds %s, tensors and models %s",
+                       limit, lua, rest);
     }
     const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "an error without a message";
     return pb_fail(err, PB_ERR_CALLBACK, "%s%s", text, host->trace.text ? host->trace.text : "");
@@ -276,8 +268,7 @@ typedef struct call {
     void *user;
 } call;
 
-static int run_body(lua_State *L)
-{
+static int run_body(lua_State *L) {
     const call *c = lua_touserdata(L, 1);
     lua_settop(L, 0);
     lua_pushlightuserdata(L, c->user);
@@ -285,15 +276,13 @@ static int run_body(lua_State *L)
 }
 
 /* The handler of the outermost call: the traceback, and the error as text. */
-static int handle(lua_State *L)
-{
+static int handle(lua_State *L) {
     pb_host_traceback(L);
     pb_host_error_text(L, 1);
     return 1;
 }
 
-pb_status pb_host_call(pb_host *host, lua_CFunction body, void *user, pb_error *err)
-{
+pb_status pb_host_call(pb_host *host, lua_CFunction body, void *user, pb_error *err) {
     lua_State *L = host->L;
     call c = {body, user};
     pb_strbuf_clear(&host->trace);
@@ -315,8 +304,7 @@ typedef struct script {
     const char *name;
 } script;
 
-static int run_script(lua_State *L)
-{
+static int run_script(lua_State *L) {
     const script *s = lua_touserdata(L, 1);
     if (s->path) {
         /* Lua cuts long names in messages: show the file's own name then. */
@@ -329,21 +317,20 @@ static int run_script(lua_State *L)
     return 0;
 }
 
-pb_status pb_host_run_file(pb_host *host, const char *path, pb_error *err)
-{
+pb_status pb_host_run_file(pb_host *host, const char *path, pb_error *err) {
     script s = {path, NULL, 0, NULL};
     return pb_host_call(host, run_script, &s, err);
 }
 
-pb_status pb_host_run_text(pb_host *host, const char *text, size_t length, const char *name, pb_error *err)
-{
+pb_status pb_host_run_text(pb_host *host, const char *text, size_t length, const char *name, pb_error *err) {
     script s = {NULL, text, length, name};
     return pb_host_call(host, run_script, &s, err);
 }
 
-pb_status pb_host_finish(pb_host *host, pb_error *err)
-{
+pb_status pb_host_finish(pb_host *host, pb_error *err) {
     if (host->n_params && !host->params_taken)
-        return pb_fail(err, PB_ERR_ARGUMENT, "'%s' was given, but the recipe takes no parameters (it does not call pb.params)", host->params[0]);
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "'%s' was given, but the recipe takes no parameters (it does not call pb.params)",
+                       host->params[0]);
     return PB_OK;
 }

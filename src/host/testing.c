@@ -24,13 +24,9 @@ static void release_nested(void *object) {
 
 const pb_class PB_NESTED_CLASS = {.name = "nested recipe", .release = release_nested};
 
-static void collect_print(void *user, const char *text, size_t length) {
-    pb_strbuf_add_bytes(user, text, length);
-}
+static void collect_print(void *user, const char *text, size_t length) { pb_strbuf_add_bytes(user, text, length); }
 
-static void collect_warning(void *user, const char *message) {
-    pb_strbuf_printf(user, "warning: %s\n", message);
-}
+static void collect_warning(void *user, const char *message) { pb_strbuf_printf(user, "warning: %s\n", message); }
 
 /* A list of texts in a field -> NULL-terminated array; pushes its memory. */
 static const char *const *field_texts(lua_State *L, const char *field) {
@@ -49,11 +45,23 @@ static const char *const *field_texts(lua_State *L, const char *field) {
     return texts;
 }
 
+/* core.check_counts() of a state that has run a file of tests */
+static int read_failed(lua_State *L) {
+    lua_Integer *counts = lua_touserdata(L, 1);
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_CORE);
+    lua_getfield(L, -1, "check_counts");
+    lua_call(L, 0, 3);
+    for (int i = 0; i < 3; i++)
+        counts[i] = lua_tointeger(L, -3 + i);
+    return 0;
+}
+
 /* run_recipe { text or file =, params =, memory = bytes, time = seconds, seed =, trust =, recipe = path, output = folder }
- * -> { ok =, status =, message =, printed =, seconds =, leaked = bytes } */
+ * -> { ok =, status =, message =, printed =, seconds =, leaked = bytes }; testing = true: a file of tests, and passed,
+ * failed, skipped in the result. */
 static int run_recipe(lua_State *L) {
-    static const char *const fields[] = {"text", "file", "params", "readable", "memory", "time", "seed", "trust", "recipe", "output",
-                                         "gc_stress", NULL};
+    static const char *const fields[] = {"text",  "file",   "params", "readable",  "memory",  "time", "seed",
+                                         "trust", "recipe", "output", "gc_stress", "testing", NULL};
     pb_check_fields(L, 1, fields, 0);
     const char *text = pb_field_text(L, 1, "text"), *file = pb_field_text(L, 1, "file");
     double seconds = pb_field_number(L, 1, "time", 0);
@@ -65,6 +73,7 @@ static int run_recipe(lua_State *L) {
                                .readable = field_texts(L, "readable"),
                                .seed = (uint64_t)pb_field_integer(L, 1, "seed", 0, LUA_MININTEGER, LUA_MAXINTEGER),
                                .trust = pb_field_boolean(L, 1, "trust", false),
+                               .testing = pb_field_boolean(L, 1, "testing", false),
                                .gc_stress = pb_field_boolean(L, 1, "gc_stress", outer->gc_stress),
                                .print = collect_print};
     if (!options.output)
@@ -85,9 +94,13 @@ static int run_recipe(lua_State *L) {
     pb_interrupt_begin(n->ctx, seconds);
     pb_status status = pb_host_create(n->ctx, &options, &n->host, err);
     if (status == PB_OK && (file || text))
-        status = file ? pb_host_run_file(n->host, file, err) : pb_host_run_text(n->host, text, strlen(text), "recipe.lua", err);
+        status = file ? pb_host_run_file(n->host, file, err)
+                      : pb_host_run_text(n->host, text, strlen(text), "recipe.lua", err);
     if (status == PB_OK)
         status = pb_host_finish(n->host, err);
+    lua_Integer counts[3] = {0, 0, 0};
+    if (status == PB_OK && options.testing)
+        status = pb_host_call(n->host, read_failed, counts, err);
     pb_interrupt_end();
     double elapsed = pb_monotonic_seconds() - start;
     pb_host_free(n->host);
@@ -106,6 +119,11 @@ static int run_recipe(lua_State *L) {
     lua_setfield(L, -2, "seconds");
     lua_pushinteger(L, (lua_Integer)pb_context_memory_used(n->ctx));
     lua_setfield(L, -2, "leaked");
+    static const char *const names[3] = {"passed", "failed", "skipped"};
+    for (int i = 0; i < 3; i++) {
+        lua_pushinteger(L, counts[i]);
+        lua_setfield(L, -2, names[i]);
+    }
     return 1;
 }
 
@@ -124,7 +142,9 @@ static int with_failure(lua_State *L) {
         pb_context_fail_allocation(host->ctx, n);
     else
         host->fail_lua_in = n;
+    host->no_retry = true;
     int status = lua_pcall(L, 0, 0, 0);
+    host->no_retry = false;
     pb_context_fail_allocation(host->ctx, 0);
     host->fail_lua_in = 0;
     host->lua_failing = host->keep_trace = host->reserve_open = false;
@@ -162,7 +182,10 @@ static int make_link(lua_State *L) {
     return 1;
 }
 
-const luaL_Reg PB_CORE_TESTING[] = {{"run_recipe", run_recipe},       {"with_failure", with_failure},
-                                    {"memory_used", memory_used},     {"output_folder", output_folder},
-                                    {"environment", environment},     {"link", make_link},
+const luaL_Reg PB_CORE_TESTING[] = {{"run_recipe", run_recipe},
+                                    {"with_failure", with_failure},
+                                    {"memory_used", memory_used},
+                                    {"output_folder", output_folder},
+                                    {"environment", environment},
+                                    {"link", make_link},
                                     {NULL, NULL}};

@@ -6,21 +6,18 @@
 /* Chunks of scripts/patchbay/core are named like this (loader.c). */
 static const char HIDDEN[] = "=patchbay core";
 
-static bool visible(const lua_Debug *ar)
-{
+static bool visible(const lua_Debug *ar) {
     return ar->currentline > 0 && strncmp(ar->source, HIDDEN, sizeof HIDDEN - 1) != 0;
 }
 
-static const char *file_of(const lua_Debug *ar)
-{
+static const char *file_of(const lua_Debug *ar) {
     return ar->source[0] == '@' || ar->source[0] == '=' ? ar->source + 1 : ar->short_src;
 }
 
 /* Techniques (scripts/patchbay/NAME.lua) are named like this: they are in tracebacks, but a message names who called them. */
 static const char TECHNIQUE[] = "@patchbay/";
 
-void pb_host_where(lua_State *L, int level)
-{
+void pb_host_where(lua_State *L, int level) {
     lua_Debug ar;
     int own = -1; /* the innermost frame of a technique, if there is no recipe around it */
     for (; lua_getstack(L, level, &ar); level++) {
@@ -41,8 +38,7 @@ void pb_host_where(lua_State *L, int level)
     lua_pushliteral(L, "");
 }
 
-static void add_frame(const lua_Debug *ar, pb_strbuf *out)
-{
+static void add_frame(const lua_Debug *ar, pb_strbuf *out) {
     pb_strbuf_printf(out, "\n    %s:%d: ", file_of(ar), ar->currentline);
     if (strcmp(ar->what, "main") == 0)
         pb_strbuf_add(out, "in the main part");
@@ -107,20 +103,19 @@ int pb_host_traceback(lua_State *L) {
     return 1;
 }
 
-static int to_text(lua_State *L)
-{
+static int to_text(lua_State *L) {
     luaL_tolstring(L, 1, NULL);
     return 1;
 }
 
-const char *pb_host_error_text(lua_State *L, int index)
-{
+const char *pb_host_error_text(lua_State *L, int index) {
     if (lua_type(L, index) == LUA_TSTRING) {
         lua_pushvalue(L, index);
         return lua_tostring(L, -1);
     }
     index = lua_absindex(L, index);
-    bool has_text = luaL_getmetafield(L, index, "__tostring") != LUA_TNIL || luaL_getmetafield(L, index, "__name") != LUA_TNIL;
+    bool has_text =
+        luaL_getmetafield(L, index, "__tostring") != LUA_TNIL || luaL_getmetafield(L, index, "__name") != LUA_TNIL;
     if (has_text)
         lua_pop(L, 1);
     if (has_text || lua_type(L, index) == LUA_TNUMBER) {

@@ -4,56 +4,39 @@
 
 #include "host/private.h"
 
-pb_host *pb_host_of(lua_State *L)
-{
+pb_host *pb_host_of(lua_State *L) {
     pb_host *host;
     memcpy(&host, lua_getextraspace(L), sizeof host);
     return host;
 }
 
-pb_context *pb_host_context(lua_State *L)
-{
-    return pb_host_of(L)->ctx;
-}
+pb_context *pb_host_context(lua_State *L) { return pb_host_of(L)->ctx; }
 
-uint64_t pb_host_seed(lua_State *L)
-{
-    return pb_host_of(L)->seed;
-}
+uint64_t pb_host_seed(lua_State *L) { return pb_host_of(L)->seed; }
 
-bool pb_host_trusted(lua_State *L)
-{
-    return pb_host_of(L)->trust;
-}
+bool pb_host_trusted(lua_State *L) { return pb_host_of(L)->trust; }
 
-lua_State *pb_host_current(pb_host *host)
-{
-    return host->current;
-}
+lua_State *pb_host_current(pb_host *host) { return host->current; }
 
-pb_error *pb_lua_error(lua_State *L)
-{
-    return &pb_host_of(L)->error;
-}
+pb_error *pb_lua_error(lua_State *L) { return &pb_host_of(L)->error; }
 
-void pb_lua_enter(lua_State *L)
-{
+void pb_lua_enter(lua_State *L) {
     pb_host *host = pb_host_of(L);
     host->current = L;
     if (host->progress.depth++ == 0)
         host->progress.started = false;
 }
 
-void pb_lua_leave(lua_State *L)
-{
+void pb_lua_leave(lua_State *L) {
     pb_host *host = pb_host_of(L);
     if (--host->progress.depth == 0)
         pb_progress_erase(host);
 }
 
-bool pb_lua_collect(lua_State *L)
-{
+bool pb_lua_collect(lua_State *L) {
     pb_context *ctx = pb_host_context(L);
+    if (pb_host_of(L)->no_retry)
+        return false;
     size_t before = pb_context_memory_used(ctx);
     lua_gc(L, LUA_GCCOLLECT);
     return pb_context_memory_used(ctx) < before;
@@ -61,15 +44,13 @@ bool pb_lua_collect(lua_State *L)
 
 /* Push the kept error object of the last failed callback and forget it; false if there is none. The slot always holds a
  * value, so that filling it never makes the registry grow. */
-static void push_pending(lua_State *L)
-{
+static void push_pending(lua_State *L) {
     lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_PENDING);
     lua_pushboolean(L, 0);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &PB_KEY_PENDING);
 }
 
-_Noreturn void pb_lua_raise(lua_State *L, pb_status status)
-{
+_Noreturn void pb_lua_raise(lua_State *L, pb_status status) {
     pb_host *host = pb_host_of(L);
     if (status == PB_ERR_STOPPED || pb_context_stopping(host->ctx))
         pb_host_kill(L, host);
@@ -87,12 +68,10 @@ _Noreturn void pb_lua_raise(lua_State *L, pb_status status)
     lua_concat(L, 2);
     lua_error(L);
     pb_fail(NULL, status, "unreachable"); /* lua_error does not return; its declaration does not say so */
-    for (;;) {
-    }
+    for (;;) {}
 }
 
-_Noreturn void pb_lua_fail(lua_State *L, const char *format, ...)
-{
+_Noreturn void pb_lua_fail(lua_State *L, const char *format, ...) {
     /* The host's buffer is free for this: whatever it held was raised or is of no interest any more. */
     pb_host *host = pb_host_of(L);
     va_list args;
@@ -104,8 +83,7 @@ _Noreturn void pb_lua_fail(lua_State *L, const char *format, ...)
 
 /* ---- protected calls -------------------------------------------------------------------------------------------------- */
 
-pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs, pb_error *err)
-{
+pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs, pb_error *err) {
     pb_host *host = pb_host_of(L);
     lua_State *saved = host->current;
     int depth = host->progress.depth;
@@ -135,7 +113,8 @@ pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs
     }
     if (status == LUA_ERRMEM)
         host->out_of_memory = true;
-    const char *text = lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "a callback raised a value that is no text";
+    const char *text =
+        lua_type(L, -1) == LUA_TSTRING ? lua_tostring(L, -1) : "a callback raised a value that is no text";
     pb_status result = pb_fail(err, host->killed ? PB_ERR_STOPPED : PB_ERR_CALLBACK, "%s", text);
     lua_rawsetp(L, LUA_REGISTRYINDEX, &PB_KEY_PENDING); /* replaces an existing slot: allocates nothing */
     lua_settop(L, base);
@@ -144,8 +123,7 @@ pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------------ */
 
-void pb_lua_charge(lua_State *L, size_t bytes)
-{
+void pb_lua_charge(lua_State *L, size_t bytes) {
     enum { TELL = 1 << 14 };
     pb_host *host = pb_host_of(L);
     host->gc_debt += bytes;
@@ -159,8 +137,7 @@ void pb_lua_charge(lua_State *L, size_t bytes)
     }
 }
 
-void *pb_lua_scratch(lua_State *L, size_t count, size_t size)
-{
+void *pb_lua_scratch(lua_State *L, size_t count, size_t size) {
     if (size && count > ((size_t)1 << 46) / size)
         pb_lua_fail(L, "a list of %zu items is too long", count);
     void *block = lua_newuserdatauv(L, count * size, 0);
