@@ -153,7 +153,11 @@ static pb_status laid_out(pb_group *g, pb_member *m, const scratch_plan *plan, c
 }
 
 pb_status pb_group_attention(pb_group *g, pb_error *err) {
-    int threads = pb_context_threads(g->pass->ctx), kv_heads = g->spec->kv_heads;
+    int kv_heads = g->spec->kv_heads;
+    double work = 0; /* of scores and mixing */
+    for (size_t i = 0; i < g->n; i++)
+        work += 4.0 * g->members[i].n_z * g->members[i].lane->T * g->spec->heads * g->spec->d_head;
+    int threads = pb_threads_for(g->pass->ctx, work);
     scratch_plan plan = plan_scratch(g);
     char *scratch = pb_alloc(g->pass->ctx, plan.bytes, (size_t)threads);
     if (!scratch)

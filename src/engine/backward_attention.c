@@ -187,10 +187,14 @@ static pb_status touched_lane(pb_back *b, size_t i, const scratch *s, pb_error *
 pb_status pb_back_attention(pb_back *b, int layer, pb_error *err) {
     const pb_spec *spec = b->pass.spec;
     pb_context *ctx = b->pass.ctx;
-    int threads = pb_context_threads(ctx), kv_heads = spec->kv_heads, per = spec->heads / spec->kv_heads;
+    int kv_heads = spec->kv_heads, per = spec->heads / spec->kv_heads;
     int32_t T = 0;
+    double work = 0;
     for (size_t i = 0; i < b->n; i++)
         T = b->lanes[i].T > T ? b->lanes[i].T : T;
+    for (size_t i = 0; i < b->n; i++)
+        work += 10.0 * b->lanes[i].T * b->lanes[i].T * spec->heads * spec->d_head;
+    int threads = pb_threads_for(ctx, work);
     memset(b->dk, 0, (size_t)(b->rows * kv_heads * spec->d_head) * sizeof(float));
     memset(b->dv, 0, (size_t)(b->rows * kv_heads * spec->d_head) * sizeof(float));
     size_t bytes = (scratch_bytes(T, spec->d_head) + 127) & ~(size_t)63;

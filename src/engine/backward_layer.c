@@ -163,7 +163,7 @@ static pb_status rotation_back(pb_back *b, const head_grads *g, pb_error *err) {
     for (size_t i = 0; i < b->n; i++) {
         const float *cosine, *sine;
         PB_TRY(pb_pass_rotary(&b->pass, index, b->lanes[i].T, &cosine, &sine, err));
-        int threads = pb_context_threads(b->pass.ctx);
+        int threads = pb_threads_for(b->pass.ctx, 4.0 * b->lanes[i].T * (double)width);
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int32_t p = 0; p < b->lanes[i].T; p++)
             for (int h = 0; h < g->heads; h++)

@@ -105,7 +105,7 @@ void pb_back_table_row(const pb_back *back, const pb_matrix *table, int64_t inde
 static void whole_rows(pb_back *back, const pb_norm *norm, const float *x, float *d, int64_t n) {
     int64_t D = norm->width;
     float *dweight = pb_back_vector(back, norm->weight), *dbias = pb_back_vector(back, norm->bias);
-    int threads = dweight || dbias ? 1 : pb_context_threads(back->pass.ctx); /* sums over rows: one after the other */
+    int threads = dweight || dbias ? 1 : pb_threads_for(back->pass.ctx, 8.0 * (double)(n * D)); /* sums over rows: one after the other */
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < n; r++) {
         double sum = 0, squares = 0;

@@ -72,7 +72,7 @@ static pb_status unembed(pb_pass *pass, float *rows, int64_t n, float *logits, p
     PB_TRY(project_out(pass, rows, n, err));
     PB_TRY(pb_linear(pass->ctx, rows, spec->d_model, n, &spec->unembed, logits, spec->vocab, 0, err));
     int64_t vocab = spec->vocab;
-#pragma omp parallel for schedule(static) num_threads(pb_context_threads(pass->ctx))
+#pragma omp parallel for schedule(static) num_threads(pb_threads_for(pass->ctx, (double)(n * vocab)))
     for (int64_t r = 0; r < n; r++)
         scale_logits(spec, logits + r * vocab, vocab);
     return PB_OK;
@@ -186,7 +186,7 @@ static pb_status flush(finisher *f, pb_error *err) {
         int64_t vocab = f->spec->vocab;
         status = unembed(pass, f->rows, f->n, f->logits, err);
         if (status == PB_OK) {
-#pragma omp parallel for schedule(dynamic, 4) num_threads(pb_context_threads(pass->ctx))
+#pragma omp parallel for schedule(dynamic, 4) num_threads(pb_threads_for(pass->ctx, 8.0 * (double)(f->n * vocab)))
             for (int64_t r = 0; r < f->n; r++)
                 values[r] = row_value(f, &f->items[r], f->logits + r * vocab);
         }

@@ -9,6 +9,11 @@
 #include "model/spec.h"
 #include "patchbay/run.h"
 
+/* Threads worth waking for about `work` elementary operations: small models run in one. */
+static inline int pb_threads_for(const pb_context *ctx, double work) {
+    return work < 2e5 ? 1 : pb_context_threads(ctx);
+}
+
 /* ---- runs ------------------------------------------------------------------------------------------------------------ */
 
 /* Rows first .. T-1 of one kept quantity; shared between a run and its patched descendants. */

@@ -243,7 +243,7 @@ static pb_status run_group(pb_group *g, pb_error *err) {
 static pb_status check_finite(const pb_group *g, pb_error *err) {
     int64_t D = g->spec->d_model;
     size_t bad = SIZE_MAX;
-#pragma omp parallel for schedule(static) num_threads(pb_context_threads(g->pass->ctx)) reduction(min : bad)
+#pragma omp parallel for schedule(static) num_threads(pb_threads_for(g->pass->ctx, (double)(g->n_z * D))) reduction(min : bad)
     for (size_t i = 0; i < g->n; i++)
         if (!pb_rows_finite(g->members[i].lane->x, D, g->members[i].lane->n, D))
             bad = i < bad ? i : bad;

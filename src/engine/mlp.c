@@ -111,7 +111,7 @@ static void gather_shared(pb_group *g, float *in) {
 
 static void add_to_lanes(pb_group *g, const float *rows) {
     int64_t D = g->spec->d_model;
-#pragma omp parallel for schedule(static) num_threads(pb_context_threads(g->pass->ctx))
+#pragma omp parallel for schedule(static) num_threads(pb_threads_for(g->pass->ctx, (double)(g->n_z * D)))
     for (size_t i = 0; i < g->n; i++) {
         const pb_member *m = &g->members[i];
         pb_vec_add(m->lane->x, rows + m->z0 * D, m->lane->x, m->n_z * D);

@@ -316,7 +316,8 @@ pb_status pb_group_project(pb_group *g, pb_error *err) {
     for (size_t i = 0; i < g->n && g->weights->rotary >= 0; i++)
         PB_TRY(pb_pass_rotary(g->pass, g->weights->rotary, g->members[i].lane->T, &cosine, &sine, err));
     int failed = 0;
-#pragma omp parallel for schedule(dynamic, 1) num_threads(pb_context_threads(g->pass->ctx)) reduction(| : failed)
+    double work = 8.0 * (double)g->n_a * (double)pb_spec_qkv_width(g->spec); /* rotation, copies */
+#pragma omp parallel for schedule(dynamic, 1) num_threads(pb_threads_for(g->pass->ctx, work)) reduction(| : failed)
     for (size_t i = 0; i < g->n; i++)
         if (!pb_lane_touches_range(g->members[i].lane, g->layer, PB_SITE_ATTN_IN, PB_SITE_ROT_K)) {
             failed |= finish_member(g, &g->members[i], NULL) != PB_OK;
