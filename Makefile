@@ -118,11 +118,11 @@ ubsan:
 sanitize:
 	+@$(SAN_ENV) $(MAKE) BUILD=$(BUILD)/sanitize OPT='-O1 -g' SAN='-fsanitize=address,undefined $(SAN_COMMON)' test
 
-# memcheck is 20 to 50 times slower than the processor: the executables that own most of the allocation, one thread.
-VALGRIND_TESTS ?= $(notdir $(TEST_BIN))
+# memcheck is 20 to 50 times slower than the processor: not those that compute most, and one thread.
+VALGRIND_TESTS ?= $(filter-out test_engine test_gemm test_golden% test_grad% test_tokenizer test_figure_output,$(notdir $(TEST_BIN)))
+MEMCHECK   := --quiet --error-exitcode=1 --leak-check=full --errors-for-leak-kinds=definite --suppressions=tests/valgrind.supp
 valgrind: $(TEST_BIN)
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PB_TEST_WRAP='$(VALGRIND) --quiet --error-exitcode=1 --leak-check=full \
-	  --errors-for-leak-kinds=definite --suppressions=tests/valgrind.supp' PB_TEST_TIMEOUT=900 \
+	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} PB_TEST_WRAP='$(VALGRIND) $(MEMCHECK)' PB_TEST_TIMEOUT=900 \
 	  sh tests/run.sh - $(VALGRIND_TESTS:%=$(BUILD)/tests/%)
 
 bench: $(BENCH_BIN) $(BUILD)/patchbay
