@@ -224,7 +224,7 @@ function nodes.product(senders, receivers)
   local list = { axes = {}, coords = {}, labels = {}, shape = {} }
   local function add(from, prefix)
     for a, axis in ipairs(from.axes) do
-      local name = prefix .. axis
+      local name = axis == "receiver" and axis or prefix .. axis
       list.axes[#list.axes + 1], list.coords[name], list.labels[name] = name, from.coords[axis], from.labels[axis]
       list.shape[#list.shape + 1] = from.shape[a]
     end

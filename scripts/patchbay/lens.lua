@@ -1,0 +1,161 @@
+-- What the stream says before the end: logit lens (nostalgebraist 2020), tuned lens (Belrose et al. 2023, here by least squares), direct
+-- logit attribution (patchbay.residual), attention rollout (Abnar and Zuidema 2020), the prompts that excite a neuron most.
+-- The lens is a patch: the last stream gets an earlier one's value, and the model's own norm and unembedding do the rest.
+local pb = require "patchbay"
+local lens = {}
+for name, fn in pairs(require "patchbay.residual") do lens[name] = fn end
+
+-- The variants of a lens: the stream before layer 0, 1, ..., and the last one as it is. tuned: translators from lens.train.
+local function variants(run, tuned)
+  local list = {}
+  for layer = 0, run.model.layers - 1 do
+    local patch = { site = "resid_post", layer = -1, from = run, from_site = "resid_pre", from_layer = layer }
+    if tuned then patch = { site = "resid_post", layer = -1, value = tuned:translate(run:value("resid_pre", layer), layer) } end
+    list[layer + 1] = { patch }
+  end
+  list[#list + 1] = {}
+  return list
+end
+
+local function check_run(run, name)
+  if getmetatable(run) ~= "run" then pb.fail("%s: the first argument must be a run", name) end
+  return run
+end
+
+-- lens.logits(run [, { tuned = }]) -> tensor [layers + 1, pos, vocab]
+function lens.logits(run, given)
+  local o, list = pb.options(given, { "tuned" }, "lens.logits"), {}
+  for i, captured in ipairs(check_run(run, "lens.logits"):capture(variants(run, o.tuned), "logits", { allow_unread = true })) do list[i] = captured.logits end
+  return pb.stack(list)
+end
+
+-- lens.grid(run, { metric = "prob" | "logit" | "log_prob" | "rank" | "logit_diff" | "kl", answer =, wrong =, pos = "all" | list, tuned = }) -> grid [layer, pos]
+-- layer l: before layer l; the last row is the model's own prediction. kl: from that prediction.
+function lens.grid(run, given)
+  local o = pb.options(given, { "answer", "wrong", "tuned", metric = "prob", pos = "all" }, "lens.grid")
+  pb.one_of(o.metric, { "prob", "logit", "log_prob", "rank", "logit_diff", "kl" }, "lens.grid: metric")
+  if o.metric ~= "kl" and o.answer == nil then pb.fail("lens.grid: the metric %s needs answer, a token", o.metric) end
+  local positions, requests, labels, layers = {}, {}, {}, {}
+  for p = 0, check_run(run, "lens.grid").length - 1 do positions[p + 1] = p end
+  if o.pos ~= "all" then positions = type(o.pos) == "table" and o.pos or { o.pos } end
+  for i, p in ipairs(positions) do positions[i] = p < 0 and p + #run or p end
+  for i, p in ipairs(positions) do labels[i] = run.labels[p + 1] or pb.fail("lens.grid: position %d is not in a prompt of %d tokens", p, #run) end
+  for layer, variant in ipairs(variants(run, o.tuned)) do
+    layers[layer] = layer - 1
+    for _, p in ipairs(positions) do
+      local at = { pos = p }
+      local metric = o.metric == "kl" and pb.metric.kl(run, at) or o.metric == "logit_diff" and pb.metric.logit_diff(o.answer, o.wrong, at)
+                     or pb.metric[o.metric](o.answer, at)
+      requests[#requests + 1] = { run = run, patches = variant, metric = metric }
+    end
+  end
+  return pb.grid { values = pb.measure(requests, { allow_unread = true }):reshape { #layers, #positions }, axes = { "layer", "pos" },
+                   coords = { layer = layers, pos = positions }, labels = { pos = labels }, unit = o.metric, metric = o.metric,
+                   name = (o.tuned and "tuned" or "logit") .. " lens", about = { model = run.model.name, prompt = run.text } }
+end
+
+-- lens.top(run [, { k = 5, pos = -1, tuned = }]) -> a list for each layer of { token =, id =, prob = }
+function lens.top(run, given)
+  local o = pb.options(given, { "tuned", k = 5, pos = -1 }, "lens.top")
+  local out, logits, model = {}, lens.logits(run, { tuned = o.tuned }), run.model
+  for layer = 0, model.layers do
+    local row, list = logits:select(0, layer):select(0, o.pos < 0 and o.pos + #run or o.pos), {}
+    local probs, _, ids = row:softmax(0), row:topk(o.k)
+    for i, id in ipairs(ids:tolist()) do
+      id = math.tointeger(id)
+      list[i] = { id = id, token = model.has_tokenizer and model:label(id) or tostring(id), prob = probs:get(id) }
+    end
+    out[layer + 1] = list
+  end
+  return out
+end
+
+-- ---- tuned lens ----------------------------------------------------------------------------------------------------------------------
+
+local Tuned = {}
+Tuned.__index = Tuned
+
+function Tuned:translate(stream, layer) return stream + stream:matmul(self.A[layer + 1]) + self.b[layer + 1] end
+
+-- tuned:quality(runs) -> grid [lens, layer]: KL divergence from the model's prediction, all positions, mean over runs, of both lenses
+function Tuned:quality(runs)
+  local requests, layers, parts = {}, self.model.layers, {}
+  for _, run in ipairs(runs) do
+    for _, tuned in ipairs { false, self } do
+      for layer, variant in ipairs(variants(run, tuned)) do
+        if layer <= layers then requests[#requests + 1] = { run = run, patches = variant, metric = pb.metric.kl(run, { pos = "all" }) } end
+      end
+    end
+  end
+  local values = pb.measure(requests, { allow_unread = true }):reshape { #runs, 2, layers }
+  for i = 1, #runs do
+    parts[i] = pb.grid { values = values:select(0, i - 1):clone(), axes = { "lens", "layer" }, labels = { lens = { "logit lens", "tuned lens" } }, unit = "KL divergence, nats" }
+  end
+  return pb.mean(parts)
+end
+
+-- lens.train(model, runs [, { ridge = 0.01 }]) -> tuned: an affine translator for each layer, stream + stream A + b, which comes nearest to the
+-- last stream on all positions of the runs (least squares; ridge: the penalty on A, as a share of the stream's mean square). The
+-- paper minimises the KL divergence instead, by gradient descent; tuned:quality says what this one reaches.
+function lens.train(model, runs, given)
+  local o, tuned = pb.options(given, { ridge = 0.01 }, "lens.train"), setmetatable({ model = model, A = {}, b = {} }, Tuned)
+  local function all(site, layer)
+    local list = {}
+    for i, run in ipairs(runs) do list[i] = run:value(site, layer) end
+    return pb.concat(list, 0)
+  end
+  local last = all("resid_post", model.layers - 1)
+  if last.shape[1] <= 1 then pb.fail "lens.train needs runs with more than one token" end
+  for layer = 0, model.layers - 1 do
+    local x = all("resid_pre", layer)
+    local y, mean_x = last - x, x:mean(0)
+    local mean_y, gram = y:mean(0), nil
+    x, y = x - mean_x, y - mean_y
+    local xt = x:transpose(0, 1):contiguous()
+    gram = xt:matmul(x)
+    local penalty = o.ridge * x:square():mean() * x.shape[1]
+    for i = 0, model.d_model - 1 do gram:set(i, i, gram:get(i, i) + penalty) end
+    tuned.A[layer + 1] = gram:solve(xt:matmul(y))
+    tuned.b[layer + 1] = mean_y - mean_x:matmul(tuned.A[layer + 1])
+  end
+  return tuned
+end
+
+-- ---- attention flow, neurons ------------------------------------------------------------------------------------------------------------
+
+-- lens.rollout(run [, { residual = 0.5, layers = }]) -> grid [dest, src]: patterns, mean over heads, mixed with the identity and multiplied up
+function lens.rollout(run, given)
+  local o = pb.options(given, { residual = 0.5, layers = run.model.layers }, "lens.rollout")
+  local flow, eye = nil, pb.zeros { #run, #run }
+  for p = 0, #run - 1 do eye:set(p, p, 1) end
+  for layer = 0, o.layers - 1 do
+    local step = run:value("pattern", layer):mean(0) * (1 - o.residual) + eye * o.residual
+    flow = flow and step:matmul(flow) or step
+  end
+  return pb.grid { values = flow, axes = { "dest", "src" }, labels = { dest = run.labels, src = run.labels }, unit = "rollout", name = "attention rollout",
+                   about = { model = run.model.name, prompt = run.text } }
+end
+
+-- lens.examples(model, prompts, { layer =, neuron =, k = 10, batch = 32 }) -> list of { value =, prompt =, pos =, token =, run = }, the largest first
+function lens.examples(model, prompts, given)
+  local o, best = pb.options(given, { "layer", "neuron", k = 10, batch = 32 }, "lens.examples"), {}
+  if not o.layer or not o.neuron then pb.fail "lens.examples needs layer and neuron" end
+  for first = 1, #prompts, o.batch do
+    for i, run in ipairs(model:runs { table.unpack(prompts, first, math.min(first + o.batch - 1, #prompts)) }) do
+      local values = run[{ site = "mlp_post", layer = o.layer, neuron = o.neuron }]:reshape(-1)
+      local top, places = values:topk(math.min(o.k, #run))
+      for j, pos in ipairs(places:tolist()) do
+        pos = math.tointeger(pos)
+        best[#best + 1] = { value = top:get(j - 1), prompt = first + i - 1, pos = pos, token = run.labels[pos + 1], run = run }
+      end
+    end
+    table.sort(best, function(a, b)
+      if a.value ~= b.value then return a.value > b.value end
+      return a.prompt < b.prompt or (a.prompt == b.prompt and a.pos < b.pos)
+    end)
+    for j = #best, o.k + 1, -1 do best[j] = nil end
+  end
+  return best
+end
+
+return lens
