@@ -54,6 +54,7 @@ help:
 	@echo 'bench        speed and memory on a model of the shape of GPT-2 small  BENCH=filter picks workloads'
 	@echo 'lint         dependency direction, forbidden calls, globals, file lengths, cppcheck, Lua syntax, links'
 	@echo 'format       rewrite the C files with clang-format; format-check only reports'
+	@echo 'doc          docs/reference.md from the pages that `patchbay help NAME` prints'
 	@echo 'install      into DESTDIR + PREFIX ($(PREFIX)); uninstall removes the same files'
 	@echo 'clean        remove $(BUILD)'
 	@echo 'Variables: CC (gcc, clang), OPT ($(OPT)), WERROR=-Werror, SAN, BUILD, PREFIX, DESTDIR; VERBOSE=1 shows commands and all output'
@@ -136,6 +137,10 @@ format:
 format-check:
 	$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED)
 
+doc: $(BUILD)/patchbay
+	PATCHBAY_SCRIPTS=scripts/patchbay $(BUILD)/patchbay help --markdown > $(BUILD)/reference.md
+	mv $(BUILD)/reference.md docs/reference.md
+
 SHARE := $(DESTDIR)$(PREFIX)/share/patchbay
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/patchbay \
@@ -156,6 +161,6 @@ clean:
 	rm -rf $(BUILD)
 
 FORCE:
-.PHONY: all help tests test check asan ubsan sanitize valgrind bench lint format format-check install uninstall clean FORCE
+.PHONY: all help tests test check asan ubsan sanitize valgrind bench lint format format-check doc install uninstall clean FORCE
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -122,6 +122,12 @@ for file in README.md $(find docs -name '*.md' 2>/dev/null | sort); do
     done
 done
 
+# ---- the reference is the pages of help --------------------------------------------------------------------------------------
+if [ -x "$build/patchbay" ] && [ -f docs/reference.md ]; then
+    PATCHBAY_SCRIPTS=scripts/patchbay "$build/patchbay" help --markdown 2>/dev/null | cmp -s - docs/reference.md ||
+        note 'warning: docs/reference.md is older than the pages of help: make doc'
+fi
+
 # ---- cppcheck ----------------------------------------------------------------------------------------------------------------
 if command -v cppcheck >/dev/null 2>&1; then
     # Suppressed: findings of 2.10 that do not see that raising does not return, that log(0) is -inf, and which loops run together.
