@@ -57,7 +57,7 @@ static int report_failure(pb_status status, const pb_error *err, pb_stop_reason 
     if (status != PB_ERR_STOPPED || reason == PB_STOP_NONE)
         return failed(err);
     if (reason == PB_STOP_TIME) {
-        fprintf(stderr, "patchbay: stopped: the recipe's time of %.0f s is over (--time SECONDS, 0 for no limit)\n",
+        fprintf(stderr, "patchbay: stopped: the recipe's time of %g s is over (--time SECONDS, 0 for no limit)\n",
                 seconds);
         return 1;
     }

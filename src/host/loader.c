@@ -409,13 +409,7 @@ void pb_loader_open(lua_State *L) {
     pb_class_open(L, &PB_JSON_CLASS);
     pb_class_open(L, &PB_SAFETENSORS_CLASS);
     pb_class_open(L, &PB_NESTED_CLASS);
-    pb_box *scripts_box = pb_box_new(L, &PB_MEMORY_CLASS, 0);
-    char *found = pb_path_scripts(host->ctx, &host->error);
-    if (!found)
-        pb_lua_raise(L, PB_ERR_IO);
-    scripts_box->object = found;
-    const char *scripts = lua_pushstring(L, found);
-
+    const char *scripts = pb_path_push_scripts(L);
     lua_newtable(L);
     int pb = lua_gettop(L);
     lua_pushinteger(L, (lua_Integer)host->seed);

@@ -16,5 +16,5 @@ void (*const PB_BINDINGS[])(lua_State *L) = {
 
 const char *const PB_CORE_FILES[] = {
     "prelude", /* first: it also marks the folder as the one that paths.c looks for */
-    "io",      "options", "params", "help", "check", "runs", "grid", "sweep", "pairs", "plot", NULL,
+    "io",      "options", "params", "help", "check", "runs", "grid", "sweep", "pairs", "plot", "stats", NULL,
 };

@@ -16,9 +16,6 @@
 
 /* ---- the program's own folders ------------------------------------------------------------------------------------------ */
 
-/* folder + "/" + name, in a new block; NULL if out of memory. */
-static char *joined(pb_context *ctx, const char *folder, const char *name) { return pb_path_join(ctx, folder, name); }
-
 /* The folder of the executable, "" if the system does not say. */
 static void executable_folder(char *buffer, size_t size) {
     ssize_t n = readlink("/proc/self/exe", buffer, size - 1);
@@ -28,51 +25,37 @@ static void executable_folder(char *buffer, size_t size) {
         *slash = '\0';
 }
 
-/* Candidates for a folder of the program, relative to the executable: installed, then a source tree with the build folder
- * in it (build/, build/asan/), then the installation prefix, then a source tree that is the current folder. */
-typedef struct places {
-    const char *installed, *source;
-} places;
-
-static bool try_place(pb_context *ctx, const char *base, const char *relative, const char *probe, char **out) {
-    char *path = joined(ctx, base, relative);
-    char *marker = path ? joined(ctx, path, probe) : NULL;
-    bool good = marker && access(marker, R_OK) == 0;
-    pb_free(marker);
-    if (good)
-        *out = path;
-    else
-        pb_free(path);
-    return good;
+/* base/relative into out, if there is a base/relative/probe. */
+static bool try_place(char out[PATH_MAX], const char *base, const char *relative, const char *probe) {
+    char marker[PATH_MAX];
+    int n = snprintf(out, PATH_MAX, "%s/%s", base, relative);
+    int m = snprintf(marker, sizeof marker, "%s/%s/%s", base, relative, probe);
+    return n > 0 && n < PATH_MAX && m > 0 && m < PATH_MAX && access(marker, R_OK) == 0;
 }
 
-static char *own_folder(pb_context *ctx, places p, const char *probe) {
-    char exe[PATH_MAX];
+/* A folder of the program, relative to the executable: installed, then a source tree with the build folder in it (build/,
+ * build/asan/), then the installation prefix, then a source tree that is the current folder. */
+static bool own_folder(char out[PATH_MAX], const char *installed, const char *source, const char *probe) {
+    char exe[PATH_MAX / 2], base[PATH_MAX];
     executable_folder(exe, sizeof exe);
-    char *found = NULL;
-    char *up = joined(ctx, exe, ".."), *share = up ? joined(ctx, up, "share/patchbay") : NULL,
-         *upup = joined(ctx, exe, "../..");
-    if (exe[0] && share && upup)
-        if (!try_place(ctx, share, p.installed, probe, &found) && !try_place(ctx, up, p.source, probe, &found))
-            try_place(ctx, upup, p.source, probe, &found);
-    if (!found && !try_place(ctx, PATCHBAY_SHARE, p.installed, probe, &found))
-        try_place(ctx, ".", p.source, probe, &found);
-    pb_free(up);
-    pb_free(share);
-    pb_free(upup);
-    return found;
+    static const char *const above[] = {"../share/patchbay", "..", "../.."};
+    for (int i = 0; exe[0] && i < 3; i++) {
+        snprintf(base, sizeof base, "%s/%s", exe, above[i]);
+        if (try_place(out, base, i == 0 ? installed : source, probe))
+            return true;
+    }
+    return try_place(out, PATCHBAY_SHARE, installed, probe) || try_place(out, ".", source, probe);
 }
 
-char *pb_path_scripts(pb_context *ctx, pb_error *err) {
+const char *pb_path_push_scripts(lua_State *L) {
+    char path[PATH_MAX];
     const char *wish = getenv("PATCHBAY_SCRIPTS");
-    char *found = wish && *wish ? pb_strdup(ctx, wish)
-                                : own_folder(ctx, (places){"scripts", "scripts/patchbay"}, "core/prelude.lua");
-    if (!found)
-        pb_fail(
-            err, PB_ERR_IO,
-            "the program's Lua files (share/patchbay/scripts) are not beside it: reinstall it, or set PATCHBAY_SCRIPTS "
-            "to the folder scripts/patchbay of the source tree");
-    return found;
+    if (wish && *wish)
+        return lua_pushstring(L, wish);
+    if (!own_folder(path, "scripts", "scripts/patchbay", "core/prelude.lua"))
+        pb_lua_fail(L, "the program's Lua files (share/patchbay/scripts) are not beside it: reinstall it, or set "
+                       "PATCHBAY_SCRIPTS to the folder scripts/patchbay of the source tree");
+    return lua_pushstring(L, path);
 }
 
 /* ---- models --------------------------------------------------------------------------------------------------------------- */
@@ -89,7 +72,6 @@ static bool push_if_model(lua_State *L, const char *folder, const char *name) {
 
 /* Push a list of the folders with built-in models. */
 static void push_model_folders(lua_State *L) {
-    pb_context *ctx = pb_host_context(L);
     lua_newtable(L);
     int list = lua_gettop(L);
     lua_Integer n = 0;
@@ -102,13 +84,9 @@ static void push_model_folders(lua_State *L) {
         }
         wish += length + (wish[length] == ':');
     }
-    char *own = own_folder(ctx, (places){"models", "examples/models"}, ".");
-    if (own) {
-        /* lua_pushstring can raise with `own` in hand: the block goes into a collected buffer first */
-        char copy[PATH_MAX];
-        snprintf(copy, sizeof copy, "%s", own);
-        pb_free(own);
-        lua_pushstring(L, copy);
+    char own[PATH_MAX];
+    if (own_folder(own, "models", "examples/models", ".")) {
+        lua_pushstring(L, own);
         lua_rawseti(L, list, ++n);
     }
 }

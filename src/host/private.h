@@ -21,6 +21,7 @@ typedef struct pb_host_options {
     bool trust;
     bool testing;       /* `patchbay test`: pb.read may reach everything, require "patchbay.check" is complete */
     bool gc_stress;     /* a collection at every box and every few instructions: for tests */
+    bool no_retry;      /* for tests: a call that ran out of memory is not tried again after a collection */
     bool show_progress; /* a progress line on stderr */
     pb_print_fn print;  /* NULL: standard output */
     void *print_user;
@@ -63,9 +64,11 @@ struct pb_host {
     pb_strbuf written; /* paths of files written, one a line */
 
     struct {
-        bool enabled, started, shown;
-        int depth;
-        double start, last; /* seconds of the monotonic clock */
+        bool enabled, shown;
+        int depth;          /* nesting of library calls */
+        double start, last; /* seconds of the monotonic clock: of the outermost call, of the line as it is */
+        double part,
+            share; /* when the present part began, and how much of it was done: a call may have several parts */
     } progress;
 };
 
@@ -119,9 +122,9 @@ extern const char *const PB_CORE_FILES[];         /* modules.c; NULL-terminated 
 
 /* ---- paths.c ------------------------------------------------------------------------------------------------------------------ */
 
-/* The folder of Lua files: PATCHBAY_SCRIPTS, beside the executable (../share/patchbay/scripts, or a source tree above it),
- * the place of installation. A new block, or NULL with the places looked at in err. */
-char *pb_path_scripts(pb_context *ctx, pb_error *err);
+/* Push the folder of Lua files: PATCHBAY_SCRIPTS, beside the executable (../share/patchbay/scripts, or a source tree above
+ * it), the place of installation, a source tree that is the current folder. Raises if it is nowhere. */
+const char *pb_path_push_scripts(lua_State *L);
 
 /* ---- interrupt.c ---------------------------------------------------------------------------------------------------------------- */
 
@@ -139,6 +142,7 @@ pb_status pb_command_context(const struct pb_command_options *options, pb_contex
 /* ---- progress.c ------------------------------------------------------------------------------------------------------------------ */
 
 void pb_progress_attach(pb_host *host);
+void pb_progress_begin(pb_host *host); /* the outermost library call begins */
 void pb_progress_erase(pb_host *host);
 double pb_monotonic_seconds(void);
 

@@ -20,30 +20,35 @@ static void duration_text(double seconds, char *buffer, size_t size) {
         snprintf(buffer, size, "%ld h %02ld min", s / 3600, s % 3600 / 60);
 }
 
+void pb_progress_begin(pb_host *host) {
+    if (!host->progress.enabled)
+        return;
+    host->progress.start = host->progress.part = pb_monotonic_seconds();
+    host->progress.last = host->progress.share = 0;
+}
+
 static void on_progress(void *user, const char *what, double done, double total) {
     pb_host *host = user;
     if (!host->progress.enabled)
         return;
     double now = pb_monotonic_seconds();
-    if (!host->progress.started) {
-        host->progress.started = true;
-        host->progress.start = now;
-        host->progress.last = now;
-        return;
-    }
     double share = total > 0 ? done / total : 0;
-    double elapsed = now - host->progress.start;
-    if (elapsed < 1 || now - host->progress.last < 0.1)
+    share = share < 0 ? 0 : share > 1 ? 1 : share;
+    if (share < host->progress.share) /* the next part: it began when the last one ended */
+        host->progress.part = host->progress.last > host->progress.part ? host->progress.last : now;
+    host->progress.share = share;
+    if (now - host->progress.start < 1 || now - host->progress.last < 0.1)
         return;
     host->progress.last = now;
     host->progress.shown = true;
     char left[48] = "";
-    if (share > 0.01) {
+    double elapsed = now - host->progress.part;
+    if (share > 0.01 && elapsed > 0.5) {
         char duration[32];
         duration_text(elapsed * (1 - share) / share, duration, sizeof duration);
         snprintf(left, sizeof left, ", %s left", duration);
     }
-    fprintf(stderr, "\r\033[K%s: %.0f%%%s", what, 100 * (share < 0 ? 0 : share > 1 ? 1 : share), left);
+    fprintf(stderr, "\r\033[K%s: %.0f%%%s", what, 100 * share, left);
     fflush(stderr);
 }
 

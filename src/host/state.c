@@ -148,6 +148,7 @@ static pb_status copy_options(pb_host *host, const pb_host_options *o, pb_error 
     host->next_draw = UINT64_C(1) << 62; /* out of the way of the draws that recipes number themselves */
     host->trust = o->trust;
     host->testing = o->testing;
+    host->no_retry = o->no_retry;
     host->gc_stress = o->gc_stress;
     host->print = o->print;
     host->print_user = o->print_user;

@@ -142,9 +142,10 @@ static int with_failure(lua_State *L) {
         pb_context_fail_allocation(host->ctx, n);
     else
         host->fail_lua_in = n;
+    bool no_retry = host->no_retry;
     host->no_retry = true;
     int status = lua_pcall(L, 0, 0, 0);
-    host->no_retry = false;
+    host->no_retry = no_retry;
     pb_context_fail_allocation(host->ctx, 0);
     host->fail_lua_in = 0;
     host->lua_failing = host->keep_trace = host->reserve_open = false;

@@ -24,7 +24,7 @@ void pb_lua_enter(lua_State *L) {
     pb_host *host = pb_host_of(L);
     host->current = L;
     if (host->progress.depth++ == 0)
-        host->progress.started = false;
+        pb_progress_begin(host);
 }
 
 void pb_lua_leave(lua_State *L) {
@@ -106,7 +106,6 @@ pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs
     int status = lua_pcall(L, nargs + 1, 0, base + 1);
     host->current = saved;
     host->progress.depth = depth;
-    host->progress.started = false;
     if (status == LUA_OK) {
         lua_settop(L, base);
         return PB_OK;
