@@ -2,9 +2,10 @@
 -- facts, by class of token: ATE, the mean total effect P(clean) - P(corrupted), and AIE, the mean of P(corrupted, state restored) -
 -- P(corrupted). Beside them: where an answer is lost (divergence) and what the subject's states hold (enrichment).
 local pb = require "patchbay"
-local noise, rome = require "patchbay.noise", require "patchbay.rome"
+local noise, rome, enrichment = require "patchbay.noise", require "patchbay.rome", require "patchbay.enrichment"
 
-local trace = { sigma = noise.sigma }
+local trace = { sigma = noise.sigma, knockout = enrichment.knockout, states_say = enrichment.states, says = enrichment.says,
+                divergence = require "patchbay.divergence" }
 
 local CLASSES = { "first subject token", "middle subject tokens", "last subject token", "first token after", "further tokens", "last token" }
 

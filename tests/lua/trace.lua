@@ -233,3 +233,74 @@ check.test("trace: a template and its subject make the prompt", function()
   check.eq(a.clean.text, FACT.prompt)
   check.eq(a.positions[1], 0)
 end)
+
+-- ---- enrichment and divergence ----------------------------------------------------------------------------------------------------
+
+check.test("trace.knockout: cells are runs with scores at -inf, and the subject is read in the upper layers", function()
+  local facts = data.facts(model, "facts", { n = 10, subject_tokens = { 2, 6 }, seed = 1, quiet = true })
+  local grid = trace.knockout(model, facts, { window = 2 })
+  local fact = facts[1]
+  local patches = {}
+  for _, layer in ipairs { 2, 3 } do patches[#patches + 1] = { site = "attn_scores", layer = layer, dest = -1, src = fact.positions, value = -math.huge } end
+  check.close(grid.parts[1]:get { blocked = 0, layer = 3 }, pb.metric.prob(fact.answer)(fact.run:patched(patches)), 1e-6)
+  patches = {}
+  for k = 2, #fact.positions do
+    patches[#patches + 1] = { site = "attn_scores", layer = 0, dest = fact.positions[k], src = { table.unpack(fact.positions, 1, k - 1) }, value = -math.huge }
+  end
+  check.close(grid.parts[1]:get { blocked = 1, layer = 0 }, pb.metric.prob(fact.answer)(fact.run:patched(patches)), 1e-6)
+  check.ok(grid:get { blocked = 0, layer = 5 } < 0.5 and grid:get { blocked = 0, layer = 1 } > 0.9, "the last position reads the subject in layers 4 and 5")
+  check.ok(grid:get { blocked = 1, layer = 0 } < 0.7 and grid:get { blocked = 1, layer = 5 } > 0.9, "the subject is put together in the lower layers")
+end)
+
+check.test("trace.states_say: the state after the last layer is the model's own prediction", function()
+  local facts = data.facts(model, "facts", { n = 6, seed = 1, quiet = true })
+  local states = trace.states_say(model, facts)
+  check.close(states.prob:get { place = 1, layer = 5 }, states.prob.base, 1e-6)
+  check.eq(states.rank:get { place = 1, layer = 5 }, 0.0)
+  check.ok(states.rank:get { place = 1, layer = 0 } > 5)
+  -- by hand: final norm and unembedding of an earlier state
+  local fact = facts[1]
+  local x = fact.run:value("resid_post", 2):select(0, -1)
+  x = (x - x:mean()) / math.sqrt((x - x:mean()):square():mean() + 1e-5)
+  x = x * model:parameter "ln_final.w" + model:parameter "ln_final.b"
+  local logits = x:unsqueeze(0):matmul(model:parameter "unembed.W_U"):select(0, 0)
+  check.close(states.prob.parts[1]:get { place = 1, layer = 2 }, logits:softmax(0):get(fact.answer), 1e-5)
+  local says = trace.says(fact.run, -1, 3)
+  check.eq({ #says, #says[1] }, { 6, 3 })
+  check.eq(says[6][1], model:decode { fact.answer })
+end)
+
+check.test("trace.divergence: against a right run, the attention that fetches the answer", function()
+  local right, wrong = model:run(FACT.prompt), model:run "The Roman Forum is located in the city of"
+  local found = trace.divergence(wrong, { right = right })
+  check.eq({ found.answer, found.predicted, found.lost.by }, { " Paris", " Rome", "attention of layer 4" })
+  check.eq({ found.culprit.site, found.culprit.layer }, { "z", 4 })
+  local metric = pb.metric.logit_diff(" Paris", " Rome")
+  local patched = wrong:patched { { site = "z", layer = 4, head = found.culprit.head, pos = -1, from = right } }
+  check.close(found.culprit.change, metric(patched) - metric(wrong), 1e-4)
+  check.eq(found[#found].rank, math.tointeger(pb.metric.rank(" Paris")(wrong)))
+  check.close(found[#found].logit_diff, metric(wrong), 1e-4)
+  check.ok(tostring(found):find("<- lost here", 1, true))
+end)
+
+check.test("trace.divergence: a component that was broken on purpose is found", function()
+  local right = model:run(FACT.prompt)
+  for _, broken in ipairs { { "MLP of layer 4", { { site = "mlp_out", layer = 4, pos = -1, value = (right:value("resid_mid", 4):select(0, -1) * -3) } } },
+                            { "attention of layer 5", { { site = "attn_out", layer = 5, pos = -1, value = (right:value("resid_pre", 5):select(0, -1) * -3) } } } } do
+    local wrong = right:patched(broken[2])
+    local found = trace.divergence(wrong, { right = right })
+    check.eq(found.lost.by, broken[1])
+  end
+end)
+
+check.test("trace.divergence: with a right answer alone, prompts of other lengths, bad input", function()
+  local wrong = model:run "The Roman Forum is located in the city of"
+  local found = trace.divergence(wrong, { answer = " Paris" })
+  check.eq({ #found, found.lost.layer }, { 2 * 6 + 1, 4 })
+  check.ok(found.culprit.layer == 4 and found.culprit.site == "z")
+  local longer = trace.divergence(wrong, { right = model:run "Everybody knows that the Eiffel Tower is located in the city of", answer = " Paris" })
+  check.eq(#longer, 13)
+  check.raises(function() trace.divergence(wrong) end, "right answer")
+  check.raises(function() trace.divergence(wrong, { answer = " Rome" }) end, "answered rightly")
+  check.raises(function() trace.divergence("x", { answer = " Rome" }) end, "run")
+end)
