@@ -264,17 +264,25 @@ pb_status pb_layer_run(pb_pass *pass, int layer, pb_lane **lanes, size_t n, pb_e
     pb_arena arena = {.ctx = pass->ctx};
     pb_group group = {.pass = pass, .spec = pass->spec, .weights = &pass->spec->layer[layer], .layer = layer};
     pb_status status = PB_OK;
+    int64_t rows = 0, share; /* groups of about equal size: a small last one would read all weights for little */
+    for (size_t i = 0; i < n; i++)
+        rows += lanes[i]->cap;
+    share = rows / ((rows + pass->group_rows - 1) / pass->group_rows + (rows == 0)) + 1;
     for (size_t i = 0; i < n && status == PB_OK;) {
         pb_arena_free(&arena);
         group.n = 0;
         group.n_a = group.n_q = group.n_z = 0;
+        int64_t taken = 0;
         size_t most = n - i;
         group.members = pb_arena_get(&arena, (most < (size_t)pass->group_rows ? most : (size_t)pass->group_rows) * sizeof *group.members);
         if (!group.members)
             status = pb_fail_memory(err, pass->ctx, most * sizeof *group.members, "a group of variants");
         while (status == PB_OK && i < n && group.n < (size_t)pass->group_rows &&
-               (group.n == 0 || (group.n_z + lanes[i]->cap <= pass->group_rows && group.n_a + lanes[i]->cap <= pass->group_rows)))
+               (group.n == 0 || (taken < share && group.n_z + lanes[i]->cap <= pass->group_rows &&
+                                 group.n_a + lanes[i]->cap <= pass->group_rows))) {
+            taken += lanes[i]->cap;
             status = add_member(&group, &arena, lanes[i++], err);
+        }
         if (status == PB_OK)
             status = run_group(&group, err);
         if (status == PB_OK)

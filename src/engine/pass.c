@@ -236,7 +236,7 @@ size_t pb_layer_bytes(const pb_spec *s, int64_t rows) {
 
 int64_t pb_group_rows_for(const pb_spec *spec, size_t bytes) {
     int64_t rows = (int64_t)(bytes / pb_layer_bytes(spec, 1));
-    return rows < 16 ? 16 : rows > 1024 ? 1024 : rows;
+    return rows < 16 ? 16 : rows > 2048 ? 2048 : rows;
 }
 
 pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double flops, pb_error *err) {
