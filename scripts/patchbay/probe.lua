@@ -1,0 +1,213 @@
+-- Probes: can a linear classifier read a label off an activation? Ridge regression on one-hot labels ("linear") or multinomial logistic
+-- regression, cross-validated; control tasks (Hewitt and Liang 2019) say how much of it the probe could have learnt by heart; and the
+-- causal check says whether the model uses what the probe found. A probe alone shows that something is there, not that it matters.
+local pb = require "patchbay"
+local cells = require "patchbay.cells"
+
+local probe = {}
+local OPTIONS = { "seed", "layer", "pos", site = "resid_pre", label = "answer", side = "clean", folds = 5, ridge = 0.01, control = false }
+
+-- ---- classifiers, in terms of scalar products of examples: n x n, whatever the width -----------------------------------------------
+
+local function one_hot(labels, rows, n_classes)
+  local y = pb.zeros { #rows, n_classes }
+  for i, row in ipairs(rows) do y:set(i - 1, labels[row] - 1, 1) end
+  return y
+end
+
+-- Weights of examples [n, classes] so that scores are (products with the training examples) x (weights), and the intercepts.
+local SOLVERS = {
+  linear = function(K, y, ridge)
+    local shift, damped = y:mean(0), K:clone()
+    for i = 0, K.shape[1] - 1 do damped:set(i, i, damped:get(i, i) + ridge * K.shape[1]) end
+    return damped:solve(y - shift), shift
+  end,
+  logistic = function(K, y, ridge) -- minimises mean cross entropy + ridge / 2 |W|^2, by accelerated gradient steps on the examples' weights
+    local n = K.shape[1]
+    local step, shift = 1 / (0.5 * K:abs():sum(1):max() / n + ridge), (y:mean(0) + 1e-6):log()
+    local a, ahead, momentum = pb.zeros(y.shape), nil, 1
+    ahead = a
+    for _ = 1, 200 do
+      local gradient = ((K:matmul(ahead) + shift):softmax(1) - y) / n + ahead * ridge
+      local new, next_momentum = ahead - gradient * step, (1 + (1 + 4 * momentum ^ 2) ^ 0.5) / 2
+      ahead, a, momentum = new + (new - a) * ((momentum - 1) / next_momentum), new, next_momentum
+    end
+    return a, shift
+  end,
+}
+
+-- probe.fit(x [n, d], labels (1 to classes), classes [, method, ridge]) -> { W [d, classes], b [classes], mean [d], scores = function(x) }
+function probe.fit(x, labels, n_classes, method, ridge)
+  local rows, mean = {}, x:mean(0)
+  for i = 1, #labels do rows[i] = i end
+  local centred = x - mean
+  local scale = math.max(centred:square():sum() / #labels, 1e-30) ^ 0.5                        -- examples of mean length 1
+  centred = centred / scale
+  local weights, shift = SOLVERS[method or "linear"](centred:matmul(centred:transpose(0, 1)), one_hot(labels, rows, n_classes), ridge or 0.01)
+  local W = centred:transpose(0, 1):matmul(weights) / scale
+  return { W = W, b = shift, mean = mean, scores = function(z) return (z - mean):matmul(W) + shift end }
+end
+
+-- ---- examples -------------------------------------------------------------------------------------------------------------------------
+
+-- Folds dealt class by class in a seeded order, so that every class is in every fold as evenly as its size allows.
+local function deal(labels, folds, seed)
+  local order, fold, at = pb.rand { #labels, seed = seed, draw = 0 }:argsort():tolist(), {}, {}
+  for _, i in ipairs(order) do
+    local row = math.tointeger(i) + 1
+    at[labels[row]] = (at[labels[row]] or labels[row]) + 1
+    fold[row] = at[labels[row]] % folds + 1
+  end
+  return fold
+end
+
+-- Examples { run, i, label } and their classes; prompts whose label no other has are left out: nothing could learn it.
+local function examples(set, o, name)
+  local all, count, list, classes, index = {}, {}, {}, {}, {}
+  local function add(i, side)
+    local pair = set[i]
+    local answer = side == "clean" and pair.answer or pair.wrong
+    local label = type(o.label) == "function" and o.label(pair, i, side) or o.label == "answer" and (answer or {})[1] or (pair.info or {})[o.label]
+    if label == nil then pb.fail("%s: pair %d has no %s: label is \"answer\", a field of the pairs' info, or a function(pair, i, side)", name, i, tostring(o.label)) end
+    all[#all + 1], count[label] = { run = pair[side], i = i, label = label }, (count[label] or 0) + 1
+  end
+  for i = 1, #set do
+    if o.side ~= "corrupt" then add(i, "clean") end
+    if o.side ~= "clean" then add(i, "corrupt") end
+  end
+  for _, example in ipairs(all) do
+    if count[example.label] > 1 then
+      if not index[example.label] then classes[#classes + 1], index[example.label] = example.label, #classes + 1 end
+      example.class, list[#list + 1] = index[example.label], example
+    end
+  end
+  if #classes < 2 then pb.fail("%s: %d of %d prompts share their label with another, in %d classes: at least two classes are needed", name, #list, #all, #classes) end
+  return list, classes, #all - #list
+end
+
+-- The activation of an example at a position (the mean over the tokens of a named one): [d].
+local function vector(set, example, o, layer, pos)
+  local at = type(pos) == "string" and set:position(pos, example.i) or pos
+  local value = example.run[{ site = o.site, layer = layer, pos = at }]
+  return value:contiguous():reshape { value.shape[1], value.count // value.shape[1] }:mean(0)
+end
+
+local function tokens_at(set, example, pos)
+  local at, text = type(pos) == "string" and set:position(pos, example.i) or pos, {}
+  for _, p in ipairs(type(at) == "table" and at or { at }) do text[#text + 1] = example.run.tokens[(p < 0 and p + #example.run or p) + 1] end
+  return table.concat(text, " ")
+end
+
+-- The share of examples that a probe trained on the other folds gets right.
+local function accuracy(x, labels, n_classes, fold, o, method)
+  local right = 0
+  for f = 1, o.folds do
+    local train, test, of_train = {}, {}, {}
+    for row, g in ipairs(fold) do table.insert(g == f and test or train, row - 1) end
+    for j, row in ipairs(train) do of_train[j] = labels[row + 1] end
+    if #test > 0 and #train > 0 then
+      local best = probe.fit(x:index(0, train), of_train, n_classes, method, o.ridge).scores(x:index(0, test)):argmax(1):tolist()
+      for j, class in ipairs(best) do right = right + (math.tointeger(class) + 1 == labels[test[j] + 1] and 1 or 0) end
+    end
+  end
+  return right / #labels
+end
+
+-- A control task: every kind of token at the position gets a label by lot, in the proportions of the real ones.
+local function control_labels(set, list, labels, pos, seed)
+  local draw, given, out, n = pb.rand { #labels, seed = seed, draw = 1 }:tolist(), {}, {}, 0
+  for i, example in ipairs(list) do
+    local kind = tokens_at(set, example, pos)
+    if not given[kind] then n, given[kind] = n + 1, labels[math.min(#labels, math.floor(draw[n + 1] * #labels) + 1)] end
+    out[i] = given[kind]
+  end
+  return out
+end
+
+local function sweep(method, set, given)
+  local name = "probe." .. method
+  local o = pb.options(given, OPTIONS, name)
+  set, o.seed = cells.set(set, name), o.seed or pb.seed
+  pb.one_of(o.side, { "clean", "corrupt", "both" }, name .. ": side")
+  if math.type(o.folds) ~= "integer" or o.folds < 2 then pb.fail("%s: folds must be an integer of at least 2, got %s", name, tostring(o.folds)) end
+  local list, classes, left_out = examples(set, o, name)
+  if o.pos == nil then o.pos = cells.positions(set, name) end
+  local grid_cells = cells.over(set, { site = o.site, over = { "layer", "pos" }, layer = o.layer, pos = o.pos })
+  local labels, sizes, values = {}, {}, {}
+  for i, example in ipairs(list) do labels[i], sizes[example.class] = example.class, (sizes[example.class] or 0) + 1 end
+  for i, cell in ipairs(grid_cells) do
+    local rows, of = {}, labels
+    for j, example in ipairs(list) do rows[j] = vector(set, example, o, cell.layer, cell.pos) end
+    if o.control then of = control_labels(set, list, labels, cell.pos, o.seed) end
+    values[i] = accuracy(pb.stack(rows), of, #classes, deal(of, o.folds, o.seed), o, method)
+  end
+  local grid = pb.grid { values = pb.tensor(values):reshape(grid_cells.shape), axes = grid_cells.axes, coords = grid_cells.coords, labels = grid_cells.labels,
+                         unit = o.control and "accuracy on the control task" or "probe accuracy", name = method .. " probe",
+                         about = { model = set.model.name, site = o.site, examples = #list, classes = #classes, left_out = left_out, folds = o.folds } }
+  return grid, { examples = #list, classes = classes, left_out = left_out, chance = math.max(table.unpack(sizes)) / #list }
+end
+
+-- probe.linear(set, { site =, label =, layer =, pos =, side =, folds = 5, ridge = 0.01, control =, seed = }) -> grid [layer, pos] of accuracies, report
+function probe.linear(set, options) return sweep("linear", set, options) end
+function probe.logistic(set, options) return sweep("logistic", set, options) end
+
+-- probe.selectivity(set, { method = "linear", ... }) -> { accuracy =, control =, selectivity = } grids: accuracy minus that on the control task
+function probe.selectivity(set, given)
+  local o = {}
+  for key, value in pairs(given or {}) do o[key] = value end
+  local method = pb.one_of(o.method or "linear", { "linear", "logistic" }, "probe.selectivity: method")
+  o.method = nil
+  local accuracy_grid, report = sweep(method, set, o)
+  o.control = true
+  local control = sweep(method, set, o)
+  return { accuracy = accuracy_grid, control = control, selectivity = (accuracy_grid - control):titled "selectivity", report = report }
+end
+
+-- ---- the causal check -----------------------------------------------------------------------------------------------------------------
+
+-- An orthonormal basis [d, k] of the columns' span.
+local function basis(columns, k)
+  local u, s = columns:svd()
+  local rank, n = 0, math.min(k, s.count)
+  for i = 0, n - 1 do rank = s:get(i) > 1e-5 * s:get(0) and rank + 1 or rank end
+  return u:narrow(1, 0, math.max(rank, 1))
+end
+
+-- probe.causal(set, { pos = "end", metric = "logit_diff", method =, directions =, train = 0.5, ... }) -> { effect = grid [direction, layer], accuracy = grid
+-- [layer, pos], rank = }: probes are trained on the first part of the pairs; in the clean prompts of the others the directions that the probe
+-- reads are set to their mean, and, to compare, as many random directions. effect:change() is what that costs.
+function probe.causal(set, given)
+  local o = pb.options(given, { "seed", "layer", "directions", site = "resid_pre", label = "answer", side = "clean", folds = 5, ridge = 0.01, pos = "end",
+                                metric = "logit_diff", method = "linear", train = 0.5 }, "probe.causal")
+  set, o.seed = cells.set(set, "probe.causal"), o.seed or pb.seed
+  pb.one_of(o.method, { "linear", "logistic" }, "probe.causal: method")
+  local train, test = set:split(o.train)
+  local list, classes = examples(train, o, "probe.causal")
+  local layers = cells.over(set, { site = o.site, over = { "layer" }, layer = o.layer })
+  local labels, spaces, kinds, rank = {}, {}, { "probe", "random" }, 0
+  for i, example in ipairs(list) do labels[i] = example.class end
+  for l, cell in ipairs(layers) do
+    local rows = {}
+    for j, example in ipairs(list) do rows[j] = vector(train, example, o, cell.layer, o.pos) end
+    local fitted = probe.fit(pb.stack(rows), labels, #classes, o.method, o.ridge)
+    local found = basis(fitted.W, o.directions or #classes - 1)
+    rank = math.max(rank, found.shape[2])
+    spaces[l] = { mean = fitted.mean, probe = found, random = basis(pb.randn { found.shape[1], found.shape[2], seed = o.seed, draw = l }, found.shape[2]) }
+  end
+  local grid_cells = { axes = { "direction", "layer" }, coords = { direction = kinds, layer = layers.coords.layer },
+                       labels = { direction = kinds, layer = layers.labels.layer }, shape = { 2, #layers } }
+  for _, kind in ipairs(kinds) do
+    for l, cell in ipairs(layers) do grid_cells[#grid_cells + 1] = { kind = kind, layer = cell.layer, space = spaces[l] } end
+  end
+  local effect = cells.measure(test, grid_cells, function(pair, cell, i)
+    local at = type(o.pos) == "string" and test:position(o.pos, i) or o.pos
+    local value, V = pair.clean[{ site = o.site, layer = cell.layer, pos = at }], cell.space[cell.kind]
+    local flat = value:contiguous():reshape { value.shape[1], value.count // value.shape[1] }
+    local moved = flat - (flat - cell.space.mean):matmul(V):matmul(V:transpose(0, 1))
+    return { { site = o.site, layer = cell.layer, pos = at, value = moved:reshape(value.shape) } }
+  end, { metric = o.metric, run = "clean", site = o.site, name = "directions ablated" })
+  local accuracies = sweep(o.method, set, { site = o.site, label = o.label, side = o.side, folds = o.folds, ridge = o.ridge, layer = o.layer, pos = { o.pos }, seed = o.seed })
+  return { effect = effect, accuracy = accuracies, rank = rank }
+end
+
+return probe
