@@ -144,13 +144,14 @@ doc: $(BUILD)/patchbay
 SHARE := $(DESTDIR)$(PREFIX)/share/patchbay
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/patchbay \
-	  $(SHARE)/scripts $(SHARE)/examples $(SHARE)/models/facts
+	  $(SHARE)/scripts $(SHARE)/examples $(SHARE)/models/facts/tasks
 	install -m 755 $(BUILD)/patchbay $(DESTDIR)$(PREFIX)/bin/patchbay
 	install -m 644 $(BUILD)/libpatchbay.a $(DESTDIR)$(PREFIX)/lib/libpatchbay.a
 	install -m 644 include/patchbay/*.h $(DESTDIR)$(PREFIX)/include/patchbay
 	cd scripts/patchbay && find . -type f -exec install -D -m 644 {} $(abspath $(SHARE))/scripts/{} \;
 	install -m 644 $(wildcard examples/*.lua) $(SHARE)/examples
 	install -m 644 $(wildcard examples/models/facts/*.*) $(SHARE)/models/facts
+	install -m 644 $(wildcard examples/models/facts/tasks/*) $(SHARE)/models/facts/tasks
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' -e 's|@OPENMP@|$(OPENMP)|' \
 	  scripts/patchbay.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/patchbay.pc
 uninstall:
