@@ -108,8 +108,7 @@ check:
 	+$(MAKE) ubsan
 
 SAN_COMMON := -fno-sanitize-recover=all -fno-omit-frame-pointer
-# The stressed run alone: it does everything that the plain one does.
-SAN_ENV    := PB_TEST_LUA=stressed PB_TEST_TIMEOUT=900 ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:$(ASAN_OPTIONS) \
+SAN_ENV    := PB_TEST_TIMEOUT=900 ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:$(ASAN_OPTIONS) \
               LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0:$(LSAN_OPTIONS) \
               UBSAN_OPTIONS=print_stacktrace=1:$(UBSAN_OPTIONS)
 asan:
