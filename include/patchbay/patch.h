@@ -29,6 +29,7 @@ typedef enum pb_value_kind {
     PB_VALUE_NUMBER, /* a constant, for all chosen entries */
     PB_VALUE_TENSOR, /* broadcasts (numpy) to the chosen shape, see pb_patch_shape */
     PB_VALUE_RUN,    /* the same coordinates of another run's value (or those of from_*) */
+    PB_VALUE_DROPOUT, /* 0 with probability noise_std, else 1 / (1 - noise_std): for PB_PATCH_SCALE. Uniform draws indexed like noise */
     PB_VALUE_NOISE   /* std * normal draw; element = flat index in the whole site's value [T, ...], so that the choice of
                       * coordinates and of layer does not change what an entry gets; the same draw in every variant */
 } pb_value_kind;

@@ -17,6 +17,10 @@ typedef struct pb_run pb_run;
 pb_status pb_run_create(pb_model *model, const int32_t *ids, size_t n, pb_run **out, pb_error *err);
 /* Several sequences of any lengths in one pass over the weights: ids of sequence i are ids[i][0..lengths[i]). runs[n] is filled. */
 pb_status pb_run_create_many(pb_model *model, const int32_t *const *ids, const size_t *lengths, size_t n, pb_run **runs, pb_error *err);
+/* The same with patches held in place from the start (as pb_run_patched of a plain run, in one pass): sequence i has
+ * patches[i][0..n_patches[i]). */
+pb_status pb_run_create_patched(pb_model *model, const int32_t *const *ids, const size_t *lengths, const pb_patch *const *patches,
+                                const size_t *n_patches, size_t n, pb_run **runs, pb_error *err);
 /* A run on tokens that may share a prefix with `run` (which must be unpatched): the shared part is taken over, not computed. */
 pb_status pb_run_fork(pb_run *run, const int32_t *ids, size_t n, pb_run **out, pb_error *err);
 /* The run with patches held in place. All sites, all positions have the patched run's values. Patches of a patched run stay. */

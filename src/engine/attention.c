@@ -121,35 +121,40 @@ static void mix_item(const pb_group *g, const pb_member *m, int h, thread_scratc
     pb_attention_mix(&head, pattern + (int64_t)h * m->n_z * T, T, m->n_z, s->z);
 }
 
-static pb_status laid_out(pb_group *g, pb_member *m, const scratch_plan *plan, char *scratch, int threads, pb_error *err) {
-    int heads = g->spec->heads, kv_heads = g->spec->kv_heads;
+/* All heads of one lane, in the calling thread. */
+static pb_status laid_out(const pb_group *g, const pb_member *m, thread_scratch *s, pb_error *err) {
+    int heads = g->spec->heads;
     int32_t T = m->lane->T;
     size_t n = (size_t)heads * (size_t)m->n_z * (size_t)T;
     float *scores = pb_alloc(g->pass->ctx, n, sizeof *scores);
     if (!scores)
         return pb_fail_memory(err, g->pass->ctx, n * sizeof *scores, "attention scores of one layer");
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-    for (int kv = 0; kv < kv_heads; kv++) {
-        thread_scratch s = carve(plan, scratch + plan->bytes * (size_t)omp_get_thread_num());
-        scores_item(g, m, kv, &s, scores);
-    }
+    for (int kv = 0; kv < g->spec->kv_heads; kv++)
+        scores_item(g, m, kv, s, scores);
     pb_view view = {scores, m->z_pos, m->n_z, T, (int64_t)m->n_z * T, heads, T};
     pb_status status = pb_visit(g->pass, m->lane, g->layer, PB_SITE_ATTN_SCORES, &view, PB_EDITS_ALL, err);
     if (status == PB_OK) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-        for (int h = 0; h < heads; h++)
-            pb_attention_softmax(scores + (int64_t)h * m->n_z * T, T, m->n_z, T);
+        pb_attention_softmax(scores, T, (int64_t)heads * m->n_z, T);
         status = pb_visit(g->pass, m->lane, g->layer, PB_SITE_PATTERN, &view, PB_EDITS_ALL, err);
     }
-    if (status == PB_OK) {
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-        for (int h = 0; h < heads; h++) {
-            thread_scratch s = carve(plan, scratch + plan->bytes * (size_t)omp_get_thread_num());
-            mix_item(g, m, h, &s, scores);
-        }
-    }
+    for (int h = 0; h < heads && status == PB_OK; h++)
+        mix_item(g, m, h, s, scores);
     pb_free(scores);
     return status;
+}
+
+static bool is_laid_out(const pb_group *g, const pb_member *m) {
+    return m->n_z > 0 && pb_lane_touches_range(m->lane, g->layer, PB_SITE_ATTN_SCORES, PB_SITE_PATTERN);
+}
+
+/* Callbacks run in the caller's thread only. */
+static bool has_callback(const pb_group *g, const pb_member *m) {
+    for (size_t i = 0; i < m->lane->n_edits; i++) {
+        const pb_edit *e = &m->lane->edits[i];
+        if (e->layer == g->layer && e->by_head && e->patch->op == PB_PATCH_FN)
+            return true;
+    }
+    return false;
 }
 
 pb_status pb_group_attention(pb_group *g, pb_error *err) {
@@ -172,12 +177,21 @@ pb_status pb_group_attention(pb_group *g, pb_error *err) {
         thread_scratch s = carve(&plan, scratch + plan.bytes * (size_t)omp_get_thread_num());
         fused_item(g, m, (int)(i % kv_heads), &s);
     }
-    pb_status status = PB_OK;
-    for (size_t i = 0; i < g->n && status == PB_OK; i++) {
-        pb_member *m = &g->members[i];
-        if (m->n_z > 0 && pb_lane_touches_range(m->lane, g->layer, PB_SITE_ATTN_SCORES, PB_SITE_PATTERN))
-            status = laid_out(g, m, &plan, scratch, threads, err);
+    int failed = 0;
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
+    for (size_t i = 0; i < g->n; i++) {
+        const pb_member *m = &g->members[i];
+        if (!is_laid_out(g, m) || has_callback(g, m))
+            continue;
+        thread_scratch s = carve(&plan, scratch + plan.bytes * (size_t)omp_get_thread_num());
+        failed |= laid_out(g, m, &s, NULL) != PB_OK;
     }
+    pb_status status = failed ? pb_fail_memory(err, g->pass->ctx, plan.bytes, "attention scores of one layer") : PB_OK;
+    for (size_t i = 0; i < g->n && status == PB_OK; i++)
+        if (is_laid_out(g, &g->members[i]) && has_callback(g, &g->members[i])) {
+            thread_scratch s = carve(&plan, scratch);
+            status = laid_out(g, &g->members[i], &s, err);
+        }
     pb_free(scratch);
     return status;
 }

@@ -214,11 +214,15 @@ pb_status pb_back_attention(pb_back *b, int layer, pb_error *err) {
             failed |= plain_head(b, i, h, &s) != PB_OK;
     }
     pb_status status = failed ? pb_fail_memory(err, ctx, bytes, "the gradient of attention") : PB_OK;
-    for (size_t i = 0; i < b->n && status == PB_OK; i++)
-        if (pb_back_touches(b, i, layer, PB_SITE_ATTN_SCORES, PB_SITE_PATTERN)) {
-            scratch s = carve(memory, b->lanes[i].T, spec->d_head);
-            status = touched_lane(b, i, &s, err);
+    failed = 0; /* there are no callbacks in a reverse pass: lanes can go side by side */
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads) reduction(| : failed)
+    for (size_t i = 0; i < b->n; i++)
+        if (status == PB_OK && pb_back_touches(b, i, layer, PB_SITE_ATTN_SCORES, PB_SITE_PATTERN)) {
+            scratch s = carve(memory + bytes * (size_t)omp_get_thread_num(), b->lanes[i].T, spec->d_head);
+            failed |= touched_lane(b, i, &s, NULL) != PB_OK;
         }
+    if (failed)
+        status = pb_fail_memory(err, ctx, bytes, "gradients of one layer's attention pattern");
     pb_free(memory);
     return status;
 }

@@ -80,16 +80,19 @@ static void read_line(const line_source *s, int32_t i, int32_t j, float *out) {
         for (int32_t c = 0; c < n; c++)
             out[c] = e->tensor[i * e->stride[0] + j * e->stride[1] + c * e->stride[2]];
         return;
+    case PB_VALUE_DROPOUT:
     case PB_VALUE_NOISE: {
+        void (*draw)(uint64_t, uint64_t, uint64_t, size_t, float *) = p->value == PB_VALUE_NOISE ? pb_rng_normal : pb_rng_uniform;
         uint64_t line = (uint64_t)pb_edit_at(e, 0, i) * (uint64_t)s->target_n1 + (uint64_t)pb_edit_at(e, 1, j);
         uint64_t first = line * (uint64_t)s->target_n2;
         if (!e->at[2])
-            pb_rng_normal(p->noise_seed, p->noise_draw, first, (size_t)n, out);
+            draw(p->noise_seed, p->noise_draw, first, (size_t)n, out);
         else
             for (int32_t c = 0; c < n; c++)
-                pb_rng_normal(p->noise_seed, p->noise_draw, first + (uint64_t)e->at[2][c], 1, &out[c]);
+                draw(p->noise_seed, p->noise_draw, first + (uint64_t)e->at[2][c], 1, &out[c]);
+        float std = (float)p->noise_std;
         for (int32_t c = 0; c < n; c++)
-            out[c] *= (float)p->noise_std;
+            out[c] = p->value == PB_VALUE_NOISE ? out[c] * std : out[c] < std ? 0.0f : 1.0f / (1.0f - std);
         return;
     }
     case PB_VALUE_RUN:

@@ -265,6 +265,10 @@ pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch
     case PB_VALUE_NUMBER:
     case PB_VALUE_NOISE:
         break;
+    case PB_VALUE_DROPOUT:
+        if (patch->op != PB_PATCH_SCALE || !(patch->noise_std >= 0 && patch->noise_std < 1))
+            return pb_fail(err, PB_ERR_ARGUMENT, "dropout at '%s' scales by draws, with a probability from 0 to below 1", site);
+        break;
     case PB_VALUE_TENSOR:
         PB_TRY(resolve_tensor(patch, edit, pb_site_describe(model, edit->kind).heads > 0, site, err));
         break;

@@ -150,7 +150,8 @@ static pb_status add_blocks(pb_run *run, const pb_run *base, int from, int32_t f
 }
 
 /* Lanes that make runs, in portions whose residual streams stay small beside what the runs keep. */
-static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, pb_error *err) {
+static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, const pb_patch *const *patches, const size_t *n_patches,
+                           pb_error *err) {
     pb_arena arena = {.ctx = pb_model_context(model)};
     const pb_spec *spec = pb_model_spec(model);
     pb_status status = PB_OK;
@@ -160,7 +161,8 @@ static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, pb_error *
         double flops = 0;
         while (first + count < n && (count == 0 || rows < 16384) && status == PB_OK) {
             pb_cost cost;
-            status = pb_lane_prepare(&arena, model, &lanes[first + count], NULL, 0, true, &cost, err);
+            size_t i = first + count;
+            status = pb_lane_prepare(&arena, model, &lanes[i], patches ? patches[i] : NULL, patches ? n_patches[i] : 0, true, &cost, err);
             rows += lanes[first + count].cap;
             largest = cost.layer_rows > largest ? cost.layer_rows : largest;
             flops += cost.flops;
@@ -176,6 +178,11 @@ static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, pb_error *
 }
 
 pb_status pb_run_create_many(pb_model *model, const int32_t *const *ids, const size_t *lengths, size_t n, pb_run **runs, pb_error *err) {
+    return pb_run_create_patched(model, ids, lengths, NULL, NULL, n, runs, err);
+}
+
+pb_status pb_run_create_patched(pb_model *model, const int32_t *const *ids, const size_t *lengths, const pb_patch *const *patches,
+                                const size_t *n_patches, size_t n, pb_run **runs, pb_error *err) {
     pb_context *ctx = pb_model_context(model);
     for (size_t i = 0; i < n; i++)
         PB_TRY(check_tokens(model, ids[i], lengths[i], err));
@@ -190,9 +197,11 @@ pb_status pb_run_create_many(pb_model *model, const int32_t *const *ids, const s
             status = add_blocks(made[i], NULL, 0, 0, err);
         if (status == PB_OK)
             lanes[i] = (pb_lane){.T = made[i]->T, .tokens = made[i]->tokens, .keep = made[i], .index = i};
+        if (status == PB_OK && patches && n_patches[i])
+            status = pb_patch_list_create(ctx, NULL, patches[i], n_patches[i], &made[i]->patches, err);
     }
     if (status == PB_OK)
-        status = run_lanes(model, lanes, n, err);
+        status = run_lanes(model, lanes, n, patches, n_patches, err);
     for (size_t i = 0; i < n && made; i++) {
         if (status == PB_OK)
             runs[i] = made[i];
@@ -225,7 +234,7 @@ pb_status pb_run_fork(pb_run *run, const int32_t *ids, size_t n, pb_run **out, p
     pb_status status = add_blocks(fork, NULL, 0, shared, err);
     pb_lane lane = {.base = shared > 0 ? owner : NULL, .T = fork->T, .tokens = fork->tokens, .fresh_from = shared, .keep = fork};
     if (status == PB_OK && shared < fork->T)
-        status = run_lanes(run->model, &lane, 1, err);
+        status = run_lanes(run->model, &lane, 1, NULL, NULL, err);
     if (status != PB_OK) {
         pb_run_unref(fork);
         return status;

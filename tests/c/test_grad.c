@@ -406,6 +406,60 @@ static void grad__under_patches__llama(void **state) {
     patched(true);
 }
 
+/* Runs made with patches from the start are patched runs; dropout has its scale. */
+static void run_create_patched__equals_patched_run(void **state) {
+    (void)state;
+    pb_context *ctx = test_context();
+    model_shape shape = test_shape_gpt2(8);
+    pb_model *model = test_model(ctx, &shape);
+    int32_t ids[7], dest[3] = {4, 5, 6}, src[2] = {1, 2};
+    test_tokens(shape.vocab, 1, ids, 7);
+    const pb_patch patches[] = {
+        {.site = {PB_SITE_ATTN_SCORES, 0}, .dest = {true, 3, dest}, .src = {true, 2, src}, .op = PB_PATCH_SET, .value = PB_VALUE_NUMBER, .number = -INFINITY},
+        {.site = {PB_SITE_MLP_OUT, 1}, .op = PB_PATCH_SCALE, .value = PB_VALUE_DROPOUT, .noise_std = 0.25, .noise_seed = 4},
+    };
+    const int32_t *sequences[2] = {ids, ids};
+    const pb_patch *held[2] = {patches, NULL};
+    size_t lengths[2] = {7, 5}, n_held[2] = {2, 0};
+    pb_run *made[2] = {NULL}, *plain = NULL, *patched_run = NULL;
+    assert_ok(pb_run_create_patched(model, sequences, lengths, held, n_held, 2, made, &err));
+    assert_ok(pb_run_create(model, ids, 7, &plain, &err));
+    assert_ok(pb_run_patched(plain, patches, 2, &patched_run, &err));
+    pb_site sites[] = {{PB_SITE_LOGITS, -1}, {PB_SITE_PATTERN, 0}, {PB_SITE_MLP_OUT, 1}};
+    pb_tensor *a[3], *b[3], *free_of_it = NULL;
+    assert_ok(pb_run_values(made[0], sites, 3, a, &err));
+    assert_ok(pb_run_values(patched_run, sites, 3, b, &err));
+    for (int i = 0; i < 3; i++)
+        assert_tensor_close(a[i], b[i], 1e-6);
+    pb_run *masked = NULL;
+    assert_ok(pb_run_patched(plain, patches, 1, &masked, &err));
+    assert_ok(pb_run_value(masked, sites[2], &free_of_it, &err));
+    int zeros = 0;
+    for (int64_t i = 0; i < pb_tensor_count(a[2]); i++) {
+        float got = pb_tensor_floats(a[2])[i], was = pb_tensor_floats(free_of_it)[i];
+        zeros += got == 0;
+        assert_true(got == 0 || fabsf(got - was / 0.75f) <= 1e-5f * fabsf(was) + 1e-6f);
+    }
+    double share = (double)zeros / (double)pb_tensor_count(a[2]);
+    assert_true(share > 0.15 && share < 0.35);
+    pb_metric *m = difference_metric(ctx, 3, 8);
+    check_sites(made[0], m, "masked and dropped out", 0.004, false);
+    pb_metric_unref(m);
+    pb_tensor_unref(free_of_it);
+    for (int i = 0; i < 3; i++) {
+        pb_tensor_unref(a[i]);
+        pb_tensor_unref(b[i]);
+    }
+    pb_run_unref(masked);
+    pb_run_unref(made[0]);
+    pb_run_unref(made[1]);
+    pb_run_unref(plain);
+    pb_run_unref(patched_run);
+    pb_model_unref(model);
+    assert_int_equal(pb_context_memory_used(ctx), 0);
+    pb_context_unref(ctx);
+}
+
 /* ---- batches, refusals, failing memory ----------------------------------------------------------------------------------------------------- */
 
 static void grad__of_a_ragged_batch__is_that_of_each(void **state) {
@@ -523,7 +577,7 @@ int main(void) {
         cmocka_unit_test(grad__finite_differences__llama),        cmocka_unit_test(grad__finite_differences__every_family),
         cmocka_unit_test(grad__under_patches__gpt2),              cmocka_unit_test(grad__under_patches__llama),
         cmocka_unit_test(grad__of_a_ragged_batch__is_that_of_each), cmocka_unit_test(grad__what_has_no_derivative__is_refused),
-        cmocka_unit_test(grad__under_allocation_failure),
+        cmocka_unit_test(grad__under_allocation_failure),         cmocka_unit_test(run_create_patched__equals_patched_run),
     };
     return cmocka_run_group_tests_name("grad", tests, NULL, NULL);
 }
