@@ -27,7 +27,7 @@ cat >recipe.lua <<'L'
 local pb = require "patchbay"
 local model = pb.load "facts"
 local run = model:run "The Eiffel Tower is located in the city of"
-print("probability of Paris", run:measure(pb.metric.prob(" Paris")))
+print("probability of Paris", pb.metric.prob(" Paris")(run))
 L
 "$program" run recipe.lua -o out >log 2>&1 || { cat log; fail 'the installed program does not run a recipe'; }
 grep -q 'probability of Paris.*0\.9' log || { cat log; fail 'the installed program gives another answer'; }

@@ -243,7 +243,7 @@ static double cold_start_seconds(const char *program, const char *folder) {
         return NAN;
     fputs("local pb = require \"patchbay\"\n"
           "local run = pb.load(\"facts\"):run \"The Eiffel Tower is located in the city of\"\n"
-          "assert(run:measure(pb.metric.prob \" Paris\") > 0.9)\n", file);
+          "assert(pb.metric.prob(\" Paris\")(run) > 0.9)\n", file);
     fclose(file);
     for (int i = 0; i < 5; i++) {
         char *const argv[] = {(char *)(uintptr_t)program, "run", recipe, "-o", output, NULL};
