@@ -53,7 +53,7 @@ static int usage_error(const char *format, const char *what) {
     return 2;
 }
 
-/* ---- values of options -------------------------------------------------------------------------------------------------------- */
+/* ---- values of options ------------------------------------------------------------------------------------------- */
 
 /* "800M", "4G", "1.5GiB", "1000000" */
 static bool read_size(const char *text, size_t *out) {
@@ -92,7 +92,7 @@ static bool read_seconds(const char *text, double *out) {
     return end != text && !*end && *out >= 0 && *out < 1e9;
 }
 
-/* ---- options ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 typedef enum option_kind {
     OPT_OUTPUT,
@@ -222,7 +222,7 @@ static int read_arguments(arguments *a, int count, char **texts) {
     return 0;
 }
 
-/* ---- commands ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- commands ---------------------------------------------------------------------------------------------------- */
 
 static int too_many(const arguments *a, size_t most) {
     if (a->n_words > most) {

@@ -8,7 +8,7 @@
 #include "base/suggest.h"
 #include "host/private.h"
 
-/* ---- what is there ---------------------------------------------------------------------------------------------------- */
+/* ---- what is there ----------------------------------------------------------------------------------------------- */
 
 const char *pb_describe(lua_State *L, int index) {
     index = lua_absindex(L, index);
@@ -96,7 +96,7 @@ void pb_check_arity(lua_State *L, int most) {
                 most == 1 ? "" : "s", given);
 }
 
-/* ---- single values ---------------------------------------------------------------------------------------------------------- */
+/* ---- single values ----------------------------------------------------------------------------------------------- */
 
 lua_Number pb_check_number(lua_State *L, int index, const char *name) {
     if (lua_type(L, index) != LUA_TNUMBER)
@@ -169,7 +169,7 @@ int64_t pb_check_coordinate(lua_State *L, int index, const char *name, int64_t e
     return i < 0 ? i + extent : i;
 }
 
-/* ---- named arguments ------------------------------------------------------------------------------------------------------------ */
+/* ---- named arguments --------------------------------------------------------------------------------------------- */
 
 static void check_table(lua_State *L, int index) {
     if (lua_type(L, index) != LUA_TTABLE) {
@@ -269,7 +269,7 @@ const char *pb_field_text(lua_State *L, int index, const char *field) {
     return text;
 }
 
-/* ---- lists of coordinates ---------------------------------------------------------------------------------------------------------- */
+/* ---- lists of coordinates ---------------------------------------------------------------------------------------- */
 
 static int32_t checked_item(lua_State *L, int index, const char *name, int64_t extent) {
     if (extent >= 0)

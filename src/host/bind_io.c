@@ -17,7 +17,7 @@ static const char *input(lua_State *L) { return pb_host_input_path(L, pb_check_t
 
 static const char *output(lua_State *L) { return pb_host_output_path(L, pb_check_text(L, 1, "file", NULL)); }
 
-/* ---- reading -------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static int read_safetensors(lua_State *L) {
     const char *path = input(L);
@@ -68,7 +68,7 @@ static int json_decode(lua_State *L) {
     return 1;
 }
 
-/* ---- writing ---------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 /* Names in the table at index, in an order that does not depend on the hash. Pushes their memory. */
 static int compare_names(const void *a, const void *b) {

@@ -5,7 +5,7 @@
 
 #include "host/private.h"
 
-/* ---- from nested tables ------------------------------------------------------------------------------------------------- */
+/* ---- from nested tables ------------------------------------------------------------------------------------------ */
 
 typedef struct nest {
     lua_State *L;
@@ -127,7 +127,7 @@ static int make_tensor(lua_State *L) {
     return 1;
 }
 
-/* ---- constant and counting ------------------------------------------------------------------------------------------------ */
+/* ---- constant and counting --------------------------------------------------------------------------------------- */
 
 static int constant(lua_State *L, int first_shape, double value) {
     int64_t shape[PB_MAX_DIMS];
@@ -163,7 +163,7 @@ static int make_arange(lua_State *L) {
     return 1;
 }
 
-/* ---- random ------------------------------------------------------------------------------------------------------------------- */
+/* ---- random ------------------------------------------------------------------------------------------------------ */
 
 /* { 3, 4, seed = 1, draw = 0 }: the list part is the shape. */
 static int make_random(lua_State *L, bool normal) {
@@ -190,7 +190,7 @@ static int make_randn(lua_State *L) { return make_random(L, true); }
 
 static int make_rand(lua_State *L) { return make_random(L, false); }
 
-/* ---- from other tensors --------------------------------------------------------------------------------------------------------- */
+/* ---- from other tensors ------------------------------------------------------------------------------------------ */
 
 typedef pb_status (*joining)(const pb_tensor *const *parts, int n, int axis, pb_tensor **out, pb_error *err);
 

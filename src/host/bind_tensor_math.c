@@ -4,7 +4,7 @@
 
 #include "host/private.h"
 
-/* ---- elementwise with two operands ------------------------------------------------------------------------------------ */
+/* ---- elementwise with two operands ------------------------------------------------------------------------------- */
 
 /* Operators reach other classes: tensor + grid is the grid's business. Calls the other operand's metamethod. */
 static int other_class(lua_State *L, const char *event) {
@@ -82,7 +82,7 @@ OPERATOR(mul, PB_MUL)
 OPERATOR(div, PB_DIV)
 OPERATOR(pow, PB_POW)
 
-/* ---- elementwise with one operand ---------------------------------------------------------------------------------------- */
+/* ---- elementwise with one operand -------------------------------------------------------------------------------- */
 
 static int unary(lua_State *L, pb_unary op, bool in_place) {
     pb_check_arity(L, 1);
@@ -123,7 +123,7 @@ static int operator_unm(lua_State *L) {
     return unary(L, PB_NEG, false);
 }
 
-/* ---- reductions ------------------------------------------------------------------------------------------------------------ */
+/* ---- reductions -------------------------------------------------------------------------------------------------- */
 
 /* (axis, keep): without an axis, a number. */
 static int reduce(lua_State *L, pb_reduction op) {
@@ -203,7 +203,7 @@ static int tensor_argsort(lua_State *L) {
     return 1;
 }
 
-/* ---- linear algebra ---------------------------------------------------------------------------------------------------------- */
+/* ---- linear algebra ---------------------------------------------------------------------------------------------- */
 
 typedef pb_status (*of_one)(const pb_tensor *a, pb_tensor **out, pb_error *err);
 typedef pb_status (*of_two)(const pb_tensor *a, const pb_tensor *b, pb_tensor **out, pb_error *err);
@@ -263,7 +263,7 @@ static int tensor_eigh(lua_State *L) {
     return 2;
 }
 
-/* ---- the tables ---------------------------------------------------------------------------------------------------------------- */
+/* ---- the tables -------------------------------------------------------------------------------------------------- */
 
 #define ENTRY(name)                                                                                                    \
     { #name, tensor_##name }

@@ -46,7 +46,7 @@ pb_box *pb_box_new(lua_State *L, const pb_class *class, int uservalues) {
     return box;
 }
 
-/* __gc and __close. The class is an upvalue, and the argument is checked against it: a stolen finaliser does no harm. */
+/* __gc and __close. The class is an upvalue, and the argument is checked against it: a stolen finaliser harms nothing. */
 static int release(lua_State *L) {
     const pb_class *class = lua_touserdata(L, lua_upvalueindex(1));
     if (class_of(L, 1) != class)
@@ -59,7 +59,7 @@ static int release(lua_State *L) {
     return 0;
 }
 
-/* ---- reading fields --------------------------------------------------------------------------------------------------------- */
+/* ---- reading fields ---------------------------------------------------------------------------------------------- */
 
 static void offer_names(lua_State *L, int table, pb_suggestion *s) {
     lua_pushnil(L);
@@ -181,7 +181,7 @@ void pb_class_push_methods(lua_State *L, const pb_class *class) { push_part(L, c
 
 void pb_class_push_properties(lua_State *L, const pb_class *class) { push_part(L, class, PROPERTIES); }
 
-/* ---- boxes known by address ------------------------------------------------------------------------------------------------------- */
+/* ---- boxes known by address -------------------------------------------------------------------------------------- */
 
 void pb_box_anchor(lua_State *L, int index) {
     index = lua_absindex(L, index);

@@ -11,7 +11,7 @@
 #include "host/commands.h"
 #include "host/private.h"
 
-/* ---- the context of a command ------------------------------------------------------------------------------------------------ */
+/* ---- the context of a command ------------------------------------------------------------------------------------ */
 
 static void print_warning(void *user, const char *message) {
     (void)user;
@@ -45,7 +45,7 @@ pb_status pb_command_context(const pb_command_options *o, pb_context **out, pb_e
     return PB_OK;
 }
 
-/* ---- run ---------------------------------------------------------------------------------------------------------------------- */
+/* ---- run --------------------------------------------------------------------------------------------------------- */
 
 static void report_files(const pb_host *host) {
     const char *list = host->written.text ? host->written.text : "";
@@ -107,7 +107,7 @@ int pb_command_run(const char *recipe, const pb_command_options *o) {
     return code;
 }
 
-/* ---- help --------------------------------------------------------------------------------------------------------------------- */
+/* ---- help -------------------------------------------------------------------------------------------------------- */
 
 typedef struct help_request {
     const char *name;
@@ -146,7 +146,7 @@ int pb_command_help(const char *name, bool markdown) {
     return request.found ? 0 : 1;
 }
 
-/* ---- test ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- test -------------------------------------------------------------------------------------------------------- */
 
 typedef struct test_counts {
     long passed, failed, skipped;

@@ -17,7 +17,7 @@ static void raise_if_killed(lua_State *L) {
     }
 }
 
-/* Resume co with nargs values from the top of L. Returns the number of results moved to L, or -1 with the error on L. */
+/* Resume co with nargs values from the top of L. Returns how many results were moved to L, or -1 with the error on L. */
 static int resume(lua_State *L, lua_State *co, int nargs) {
     if (!lua_checkstack(co, nargs)) {
         lua_pushliteral(L, "too many arguments to resume");

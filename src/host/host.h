@@ -27,7 +27,7 @@
 
 typedef struct pb_host pb_host;
 
-/* ---- the host of a state ------------------------------------------------------------------------------------------ */
+/* ---- the host of a state ----------------------------------------------------------------------------------------- */
 
 pb_host *pb_host_of(lua_State *L);         /* any coroutine's; cannot fail */
 pb_context *pb_host_context(lua_State *L); /* borrowed, never NULL */
@@ -36,7 +36,7 @@ bool pb_host_trusted(lua_State *L);        /* --trust */
 /* The state that is running: engine callbacks without their own (metrics made long ago) use it. Cannot fail. */
 lua_State *pb_host_current(pb_host *host);
 
-/* ---- errors ------------------------------------------------------------------------------------------------------------ */
+/* ---- errors ------------------------------------------------------------------------------------------------------ */
 
 /* The buffer that PB_LUA's call must pass as err. One per host: a nested call overwrites it, which is fine because only
  * the status that a call returns says whether it failed. */
@@ -65,7 +65,7 @@ _Noreturn void pb_lua_raise(lua_State *L, pb_status status);
 /* Raise a message, with the line of the nearest caller that is not of the host's own Lua (scripts/patchbay/core). */
 _Noreturn void pb_lua_fail(lua_State *L, const char *format, ...) PB_PRINTF(2, 3);
 
-/* ---- boxes --------------------------------------------------------------------------------------------------------------- */
+/* ---- boxes ------------------------------------------------------------------------------------------------------- */
 
 typedef struct pb_box {
     void *object; /* NULL: closed (not yet filled, or closed by the user) */
@@ -107,7 +107,7 @@ void pb_lua_charge(lua_State *L, size_t bytes);
 /* A block that the collector owns, pushed on the stack: alive while it is there. Zeroed. */
 void *pb_lua_scratch(lua_State *L, size_t count, size_t size);
 
-/* ---- tensors ----------------------------------------------------------------------------------------------------------------- */
+/* ---- tensors ----------------------------------------------------------------------------------------------------- */
 
 extern const pb_class PB_TENSOR_CLASS;
 
@@ -120,7 +120,7 @@ void pb_fill_tensor(lua_State *L, pb_box *box, pb_tensor *t);
 /* The value at `index`, a tensor, a number or a (nested) list of numbers, as a new tensor; pushed as a box, returned borrowed. */
 pb_tensor *pb_make_tensor(lua_State *L, int index, const char *what);
 
-/* ---- arguments ------------------------------------------------------------------------------------------------------------------ */
+/* ---- arguments --------------------------------------------------------------------------------------------------- */
 
 /* Raise unless at most `most` arguments were given (self counts): surplus ones are never dropped in silence. */
 void pb_check_arity(lua_State *L, int most);
@@ -164,7 +164,7 @@ int32_t *pb_check_ids(lua_State *L, int index, const char *name, int32_t low, si
 /* "a number", "a tensor [3, 4] float32", "the text 'abc'": what is at the index, for messages. Pushes the text it returns. */
 const char *pb_describe(lua_State *L, int index);
 
-/* ---- calling Lua from the engine ----------------------------------------------------------------------------------------------- */
+/* ---- calling Lua from the engine --------------------------------------------------------------------------------- */
 
 /* Call body in protected mode: it sees `user` as a light userdata at index 1 and then the `nargs` topmost values of the
  * stack, which are popped. It may raise; results go out through *user. On an error nothing is left on the stack, the
@@ -172,7 +172,7 @@ const char *pb_describe(lua_State *L, int index);
  * L's stack is grown as needed. */
 pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs, pb_error *err);
 
-/* ---- files and models ------------------------------------------------------------------------------------------------------------ */
+/* ---- files and models -------------------------------------------------------------------------------------------- */
 
 /* Where a recipe may write: `name` is relative to the output folder (-o), has no "..", and meets no symbolic link. The
  * folders above it are made. Pushes the path that C code can open, and returns it. Raises otherwise. */
@@ -187,7 +187,7 @@ const char *pb_host_input_path(lua_State *L, const char *name);
  * folder. Raises with the places looked at and the nearest built-in name. */
 const char *pb_host_find_model(lua_State *L, const char *name);
 
-/* ---- registering ------------------------------------------------------------------------------------------------------------------ */
+/* ---- registering ------------------------------------------------------------------------------------------------- */
 
 /* Each binding has one `void pb_open_NAME(lua_State *L)`, named in modules.c, called with the unsealed pb table on top of
  * the stack (and leaving it there): it opens its classes and adds functions with pb_add_functions(L, "", ...) for

@@ -9,7 +9,7 @@
 
 enum { JSON_DEPTH = 64 };
 
-/* ---- boxes -------------------------------------------------------------------------------------------------------------- */
+/* ---- boxes ------------------------------------------------------------------------------------------------------- */
 
 static void release_strbuf(void *object) {
     pb_strbuf_free(object);
@@ -32,7 +32,7 @@ pb_strbuf *pb_new_strbuf(lua_State *L) {
     return buffer;
 }
 
-/* ---- reading ---------------------------------------------------------------------------------------------------------------- */
+/* ---- reading ----------------------------------------------------------------------------------------------------- */
 
 static void push_value(lua_State *L, const json_t *value, const char *where, int depth) {
     if (depth > JSON_DEPTH)
@@ -92,7 +92,7 @@ void pb_json_decode(lua_State *L, const char *text, size_t length, const char *w
     lua_remove(L, -2);
 }
 
-/* ---- writing -------------------------------------------------------------------------------------------------------------------- */
+/* ---- writing ----------------------------------------------------------------------------------------------------- */
 
 static void add_text(lua_State *L, pb_strbuf *out, const char *text, size_t length, const char *where) {
     json_t *check = json_stringn(text, length); /* NULL for what is not UTF-8 */

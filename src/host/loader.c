@@ -11,7 +11,7 @@
 
 enum { SCRIPT_BYTES = 16 << 20 };
 
-/* ---- loading text --------------------------------------------------------------------------------------------------------- */
+/* ---- loading text ------------------------------------------------------------------------------------------------ */
 
 void pb_loader_load(lua_State *L, const char *text, size_t length, const char *name) {
     if (length && text[0] == LUA_SIGNATURE[0])
@@ -53,7 +53,7 @@ static void release_block(void *object) { pb_free(object); }
 
 const pb_class PB_MEMORY_CLASS = {.name = "memory", .release = release_block};
 
-/* ---- require ------------------------------------------------------------------------------------------------------------------ */
+/* ---- require ----------------------------------------------------------------------------------------------------- */
 
 /* "patchbay.trace" -> "trace": dots become folders. Raises for anything that is not a plain module name. */
 static const char *push_relative(lua_State *L, const char *name, const char *part) {
@@ -113,6 +113,15 @@ static void find_module(lua_State *L, const char *name) {
                 name, path);
 }
 
+/* patchbay.NAME, or a file beside the recipe. */
+static bool is_own_module(lua_State *L, const char *name) {
+    const char *relative = luaL_gsub(L, name, ".", "/");
+    const char *path = lua_pushfstring(L, "%s/%s.lua", pb_host_of(L)->recipe_folder, relative);
+    bool own = strncmp(name, "patchbay.", 9) == 0 || pb_file_exists(path);
+    lua_pop(L, 2);
+    return own;
+}
+
 int pb_loader_require(lua_State *L) {
     pb_check_arity(L, 1);
     const char *name = pb_check_text(L, 1, "name", NULL);
@@ -125,6 +134,13 @@ int pb_loader_require(lua_State *L) {
     if (lua_getfield(L, loaded, name) != LUA_TNIL) {
         if (lua_islightuserdata(L, -1))
             pb_lua_fail(L, "require: '%s' requires itself, directly or through another module", name);
+        return 1;
+    }
+    if (pb_host_of(L)->trust && !is_own_module(L, name)) {
+        lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+        lua_getfield(L, -1, "require"); /* the standard one: package.path, package.cpath */
+        lua_pushvalue(L, 1);
+        lua_call(L, 1, 1);
         return 1;
     }
     find_module(L, name); /* ..., path, chunk name */
@@ -149,7 +165,7 @@ int pb_loader_require(lua_State *L) {
     return 1;
 }
 
-/* ---- pb --------------------------------------------------------------------------------------------------------------------------- */
+/* ---- pb ---------------------------------------------------------------------------------------------------------- */
 
 void pb_add_functions(lua_State *L, const char *table, const luaL_Reg *functions) {
     int pb = lua_gettop(L);
@@ -299,7 +315,7 @@ static int compare_names(const void *a, const void *b) {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* core.list(folder inside the scripts folder): names of its .lua files without the ending, sorted; "" for the folder itself. */
+/* core.list(folder inside the scripts folder): names of its .lua files without the ending, sorted; "" for that itself. */
 static int core_list(lua_State *L) {
     const char *relative = luaL_checkstring(L, 1);
     lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_CORE);

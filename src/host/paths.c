@@ -14,7 +14,7 @@
 #define PATCHBAY_SHARE "/usr/local/share/patchbay" /* where `make install` puts things by default */
 #endif
 
-/* ---- the program's own folders ------------------------------------------------------------------------------------------ */
+/* ---- the program's own folders ----------------------------------------------------------------------------------- */
 
 /* The folder of the executable, "" if the system does not say. */
 static void executable_folder(char *buffer, size_t size) {
@@ -33,8 +33,8 @@ static bool try_place(char out[PATH_MAX], const char *base, const char *relative
     return n > 0 && n < PATH_MAX && m > 0 && m < PATH_MAX && access(marker, R_OK) == 0;
 }
 
-/* A folder of the program, relative to the executable: installed, then a source tree with the build folder in it (build/,
- * build/asan/), then the installation prefix, then a source tree that is the current folder. */
+/* A folder of the program, relative to the executable: installed, then a source tree with the build folder in it
+ * (build/, build/asan/), then the installation prefix, then a source tree that is the current folder. */
 static bool own_folder(char out[PATH_MAX], const char *installed, const char *source, const char *probe) {
     char exe[PATH_MAX / 2], base[PATH_MAX];
     executable_folder(exe, sizeof exe);
@@ -58,7 +58,7 @@ const char *pb_path_push_scripts(lua_State *L) {
     return lua_pushstring(L, path);
 }
 
-/* ---- models --------------------------------------------------------------------------------------------------------------- */
+/* ---- models ------------------------------------------------------------------------------------------------------ */
 
 /* Push the path if there is a config.json in folder/name. */
 static bool push_if_model(lua_State *L, const char *folder, const char *name) {
@@ -192,7 +192,7 @@ const char *pb_host_find_model(lua_State *L, const char *name) {
     return lua_tostring(L, -1);
 }
 
-/* ---- what a recipe may touch --------------------------------------------------------------------------------------------------- */
+/* ---- what a recipe may touch ------------------------------------------------------------------------------------- */
 
 /* "..", "." and empty parts are refused, as is an absolute path. Returns what is wrong, or NULL. */
 static const char *wrong_with(const char *name) {

@@ -1,5 +1,5 @@
-/* string.find, match, gmatch and gsub with Lua's patterns, on a matcher that can be stopped: the standard one backtracks
- * in C, where no hook runs, and a short pattern can keep it busy for hours. This one counts its steps and looks at the
+/* string.find, match, gmatch and gsub with Lua's patterns, on a matcher that can be stopped: the standard one
+ * backtracks in C, where no hook runs, and a short pattern can keep it busy for hours. This one counts its steps and looks at the
  * stop flag every few thousand.
  *
  * Meaning is the reference manual's (Lua 5.4, section 6.4.1): classes, sets, * + - ?, %b, %f, %1, captures, position
@@ -32,7 +32,7 @@ static void step(matcher *m) {
     }
 }
 
-/* ---- one character ------------------------------------------------------------------------------------------------------ */
+/* ---- one character ----------------------------------------------------------------------------------------------- */
 
 static int in_class(int c, int letter) {
     int yes;
@@ -138,7 +138,7 @@ static int item_matches(matcher *m, const char *s, const char *p, const char *en
     }
 }
 
-/* ---- repetition ------------------------------------------------------------------------------------------------------------- */
+/* ---- repetition -------------------------------------------------------------------------------------------------- */
 
 static const char *longest_first(matcher *m, const char *s, const char *p, const char *end) {
     ptrdiff_t i = 0;
@@ -162,7 +162,7 @@ static const char *shortest_first(matcher *m, const char *s, const char *p, cons
     }
 }
 
-/* ---- captures ------------------------------------------------------------------------------------------------------------------- */
+/* ---- captures ---------------------------------------------------------------------------------------------------- */
 
 static const char *open_capture(matcher *m, const char *s, const char *p, ptrdiff_t kind) {
     if (m->n >= CAPTURES)
@@ -219,7 +219,7 @@ static const char *balanced(matcher *m, const char *s, const char *p) {
     return NULL;
 }
 
-/* ---- the matcher ------------------------------------------------------------------------------------------------------------------ */
+/* ---- the matcher ------------------------------------------------------------------------------------------------- */
 
 /* The part of a %f[set] before and at s. */
 static int at_frontier(matcher *m, const char *s, const char *p, const char *end) {
@@ -304,7 +304,7 @@ static const char *match_at(matcher *m, const char *s, const char *p) {
     return match_here(m, s, p);
 }
 
-/* ---- results ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- results ----------------------------------------------------------------------------------------------------- */
 
 /* Capture i, or the whole match when the pattern has none and i is 0. */
 static void push_capture(matcher *m, int i, const char *start, const char *end) {
@@ -330,7 +330,7 @@ static int push_captures(matcher *m, const char *start, const char *end, bool wh
     return count;
 }
 
-/* The 1-based starting place of the optional argument: negative counts from the end. Returns it 0-based, or -1 beyond the end. */
+/* The optional 1-based place to start at, negative from the end. Returns it 0-based, or -1 beyond the end. */
 static ptrdiff_t start_argument(lua_State *L, int index, size_t length) {
     lua_Integer place = luaL_optinteger(L, index, 1);
     if (place > 0)
@@ -347,7 +347,7 @@ static bool has_specials(const char *p, size_t length) {
     return false;
 }
 
-/* Plain search. memchr for the first byte, then the rest: its worst case is length * pattern, so it counts steps too. */
+/* Plain search. memchr for the first byte, then the rest: at worst length * pattern, so it counts steps too. */
 static const char *find_plain(matcher *m, const char *s, const char *p, size_t length) {
     if (length == 0)
         return s;
@@ -404,7 +404,7 @@ static int str_find(lua_State *L) { return find_or_match(L, true); }
 
 static int str_match(lua_State *L) { return find_or_match(L, false); }
 
-/* ---- gmatch ---------------------------------------------------------------------------------------------------------------------------- */
+/* ---- gmatch ------------------------------------------------------------------------------------------------------ */
 
 /* Upvalues: subject, pattern, place to go on from (0-based), end of the last match (-1: none). */
 static int gmatch_next(lua_State *L) {
@@ -439,7 +439,7 @@ static int str_gmatch(lua_State *L) {
     return 1;
 }
 
-/* ---- gsub --------------------------------------------------------------------------------------------------------------------------------- */
+/* ---- gsub -------------------------------------------------------------------------------------------------------- */
 
 static void add_template(matcher *m, luaL_Buffer *out, const char *start, const char *end, const char *text,
                          size_t length) {

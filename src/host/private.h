@@ -7,7 +7,7 @@
 #include "base/strbuf.h"
 #include "host/host.h"
 
-/* ---- options --------------------------------------------------------------------------------------------------------- */
+/* ---- options ----------------------------------------------------------------------------------------------------- */
 
 /* Where print() goes. text has length bytes and need not end with NUL. */
 typedef void (*pb_print_fn)(void *user, const char *text, size_t length);
@@ -74,7 +74,7 @@ struct pb_host {
 
 enum { PB_HOST_RESERVE = 1 << 20, PB_HOST_SLAB = 1 << 16 };
 
-/* ---- state.c ----------------------------------------------------------------------------------------------------------- */
+/* ---- state.c ----------------------------------------------------------------------------------------------------- */
 
 /* A state with its sandbox and all of pb in it. ctx is kept alive by the host. */
 pb_status pb_host_create(pb_context *ctx, const pb_host_options *options, pb_host **out, pb_error *err);
@@ -91,14 +91,14 @@ void pb_host_kill(lua_State *L, pb_host *host);
 extern const char PB_KEY_BASE, PB_KEY_LIBRARIES, PB_KEY_LOADED, PB_KEY_CLASSES, PB_KEY_ANCHORS, PB_KEY_PENDING,
     PB_KEY_PB, PB_KEY_CORE;
 
-/* ---- trace.c: where an error is, and the way to it ------------------------------------------------------------------------- */
+/* ---- trace.c: where an error is, and the way to it --------------------------------------------------------------- */
 
 void pb_host_where(lua_State *L, int level); /* push "file:line: " of the nearest visible frame, or "" */
 int pb_host_traceback(lua_State *L); /* message handler: fills host->trace, returns the error object as it was */
 /* Text of an error object, never raising; pushes it. */
 const char *pb_host_error_text(lua_State *L, int index);
 
-/* ---- sandbox.c -------------------------------------------------------------------------------------------------------------- */
+/* ---- sandbox.c --------------------------------------------------------------------------------------------------- */
 
 void pb_sandbox_open(lua_State *L);     /* libraries, filtered, into the registry */
 void pb_sandbox_push_env(lua_State *L); /* a new _ENV for one script */
@@ -108,7 +108,7 @@ void pb_sandbox_unseal(lua_State *L, int index);         /* push the real table 
 int pb_sandbox_coroutine(lua_State *L);                  /* pushes the coroutine library */
 int pb_sandbox_patterns(lua_State *L, int string_table); /* find, match, gmatch, gsub that can be stopped */
 
-/* ---- loader.c ---------------------------------------------------------------------------------------------------------------- */
+/* ---- loader.c ---------------------------------------------------------------------------------------------------- */
 
 int pb_loader_require(lua_State *L); /* require(name) */
 void pb_loader_open(lua_State *L);   /* pb, the bindings and the core files */
@@ -120,13 +120,13 @@ void pb_class_push_properties(lua_State *L, const pb_class *class);
 extern void (*const PB_BINDINGS[])(lua_State *L); /* modules.c; NULL-terminated */
 extern const char *const PB_CORE_FILES[];         /* modules.c; NULL-terminated */
 
-/* ---- paths.c ------------------------------------------------------------------------------------------------------------------ */
+/* ---- paths.c ----------------------------------------------------------------------------------------------------- */
 
 /* Push the folder of Lua files: PATCHBAY_SCRIPTS, beside the executable (../share/patchbay/scripts, or a source tree above
  * it), the place of installation, a source tree that is the current folder. Raises if it is nowhere. */
 const char *pb_path_push_scripts(lua_State *L);
 
-/* ---- interrupt.c ---------------------------------------------------------------------------------------------------------------- */
+/* ---- interrupt.c ------------------------------------------------------------------------------------------------- */
 
 typedef enum pb_stop_reason { PB_STOP_NONE, PB_STOP_INTERRUPT, PB_STOP_TERMINATE, PB_STOP_TIME } pb_stop_reason;
 /* From now on Ctrl-C and SIGTERM stop ctx, and so does the clock after `seconds` (0: never). Calls nest (4 deep). */
@@ -134,19 +134,19 @@ void pb_interrupt_begin(pb_context *ctx, double seconds);
 pb_stop_reason pb_interrupt_end(void);
 pb_stop_reason pb_interrupt_reason(void);
 
-/* ---- commands.c: a context with the command line's limits; options may be NULL ---- */
+/* ---- commands.c: a context with the command line's limits; options may be NULL ----------------------------------- */
 
 struct pb_command_options;
 pb_status pb_command_context(const struct pb_command_options *options, pb_context **out, pb_error *err);
 
-/* ---- progress.c ------------------------------------------------------------------------------------------------------------------ */
+/* ---- progress.c -------------------------------------------------------------------------------------------------- */
 
 void pb_progress_attach(pb_host *host);
 void pb_progress_begin(pb_host *host); /* the outermost library call begins */
 void pb_progress_erase(pb_host *host);
 double pb_monotonic_seconds(void);
 
-/* ---- bindings and commands of the core ---------------------------------------------------------------------------------------------- */
+/* ---- bindings and commands of the core --------------------------------------------------------------------------- */
 
 void pb_open_tensor(lua_State *L);
 void pb_open_tensor_make(lua_State *L);

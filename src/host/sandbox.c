@@ -1,10 +1,10 @@
 /* The sandbox: what a recipe finds in its environment, and what the standard functions do differently there.
  *
- * A guard rail, not a wall: it keeps a recipe from a stranger away from files, processes and endless loops by accident or
- * by simple intent. Whoever runs hostile programs needs a process with rlimits or a virtual machine around it.
+ * A guard rail, not a wall: it keeps a recipe from a stranger away from files, processes and endless loops by accident
+ * or by simple intent. Whoever runs hostile programs needs a process with rlimits or a virtual machine around it.
  *
- * Allow-list: what is not named in a table below does not exist. Every script (recipe, module) has its own _ENV with its
- * own copies of the library tables, so that no script changes another's, and reading an undefined global raises. */
+ * Allow-list: what is not named in a table below does not exist. Every script (recipe, module) has its own _ENV with
+ * its own copies of the library tables, so that no script changes another's, and reading an undefined global raises. */
 #include <string.h>
 
 #include "base/suggest.h"
@@ -15,13 +15,13 @@ static const char *const BASE[] = {"assert", "error",  "ipairs",   "next",     "
 static const char *const TABLE[] = {"concat", "pack", "sort", "unpack", NULL}; /* insert, move, remove: below */
 static const char *const STRING[] = {
     "byte",    "char", "format", "len",   "lower", "pack", "packsize",
-    "reverse", "sub",  "unpack", "upper", NULL}; /* rep: below; find, gmatch, gsub, match: pattern.c; dump: makes bytecode */
+    "reverse", "sub",  "unpack", "upper", NULL}; /* rep: below; find, gmatch, gsub, match: pattern.c; no dump: it makes bytecode */
 static const char *const OS[] = {"clock", "date", "difftime", "time", NULL};
 /* Known names that are left out: their absence is explained. */
 static const char *const WITHHELD[] = {"io",         "debug",   "package", "dofile", "loadfile",
                                        "loadstring", "setfenv", "getfenv", NULL};
 
-/* ---- base functions ---------------------------------------------------------------------------------------------------- */
+/* ---- base functions ---------------------------------------------------------------------------------------------- */
 
 /* After an error was caught: is it one that may be caught? */
 static void let_kill_through(lua_State *L, int status) {
@@ -118,7 +118,7 @@ static int safe_collectgarbage(lua_State *L) {
         option);
 }
 
-/* load(chunk, name, mode, env): text only; without env, the environment of the script that has this `load` (upvalue 1). */
+/* load(chunk, name, mode, env): text only; without env, the environment of the script with this `load` (upvalue 1). */
 static int safe_load(lua_State *L) {
     bool has_env = !lua_isnone(L, 4);
     const char *mode = luaL_optstring(L, 3, "t");
@@ -194,7 +194,7 @@ static int to_warn(lua_State *L) {
     return 0;
 }
 
-/* ---- library functions that could run for ever ------------------------------------------------------------------------------ */
+/* ---- library functions that could run for ever ------------------------------------------------------------------- */
 
 /* A C function on a huge range is out of the hook's reach: table functions refuse lengths that no real table has. */
 enum { LONGEST_TABLE = 1 << 27 };
@@ -246,7 +246,7 @@ static int seeded_only(lua_State *L) {
     return lua_gettop(L);
 }
 
-/* ---- putting it together -------------------------------------------------------------------------------------------------------- */
+/* ---- putting it together ----------------------------------------------------------------------------------------- */
 
 /* [from, to]: copy the named fields. */
 static void copy_named(lua_State *L, int from, int to, const char *const *names) {
@@ -437,7 +437,7 @@ void pb_sandbox_push_env(lua_State *L) {
     lua_setmetatable(L, env);
 }
 
-/* ---- sealed tables -------------------------------------------------------------------------------------------------------------------- */
+/* ---- sealed tables ----------------------------------------------------------------------------------------------- */
 
 /* Upvalues of both: the real table, its name. */
 static int sealed_index(lua_State *L) {

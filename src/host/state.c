@@ -10,10 +10,10 @@ const char PB_KEY_BASE = 0, PB_KEY_LIBRARIES = 0, PB_KEY_LOADED = 0, PB_KEY_CLAS
 
 enum { HOOK_INSTRUCTIONS = 10000, STRESS_INSTRUCTIONS = 200 };
 
-/* ---- memory ------------------------------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
-/* A finaliser is running (the collector is then switched off; scripts cannot do that). It must not fail for want of memory
- * for its own call: the object would go without being released. */
+/* A finaliser is running (the collector is then switched off; scripts cannot do that). It must not fail for want of
+ * memory for its own call: the object would go without being released. */
 static bool finalising(const pb_host *host) { return host->L && lua_gc(host->L, LUA_GCISRUNNING) <= 0; }
 
 /* Charges are made a slab at a time: one atomic operation per 64 KiB instead of one per table. */
@@ -73,7 +73,7 @@ static void *allocate(void *user, void *block, size_t old_size, size_t new_size)
     return moved;
 }
 
-/* ---- stopping ---------------------------------------------------------------------------------------------------------------- */
+/* ---- stopping ---------------------------------------------------------------------------------------------------- */
 
 static void hook(lua_State *L, lua_Debug *ar) {
     (void)ar;
@@ -94,7 +94,7 @@ void pb_host_kill(lua_State *L, pb_host *host) {
     lua_sethook(L, hook, LUA_MASKCOUNT, 1);
 }
 
-/* ---- making and freeing ------------------------------------------------------------------------------------------------------- */
+/* ---- making and freeing ------------------------------------------------------------------------------------------ */
 
 static char **copy_list(pb_context *ctx, const char *const *list, size_t *count) {
     size_t n = 0;
@@ -232,7 +232,7 @@ void pb_host_free(pb_host *host) {
     pb_context_unref(ctx);
 }
 
-/* ---- running ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- running ----------------------------------------------------------------------------------------------------- */
 
 static void size_text(size_t bytes, char buffer[32]) {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};

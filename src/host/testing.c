@@ -6,7 +6,7 @@
 
 #include "host/private.h"
 
-/* ---- a recipe inside a test -------------------------------------------------------------------------------------------------- */
+/* ---- a recipe inside a test -------------------------------------------------------------------------------------- */
 
 typedef struct nested {
     pb_context *ctx;
@@ -127,7 +127,7 @@ static int run_recipe(lua_State *L) {
     return 1;
 }
 
-/* ---- failing allocations ---------------------------------------------------------------------------------------------------------- */
+/* ---- failing allocations ----------------------------------------------------------------------------------------- */
 
 /* with_failure(n, "library" or "lua", f) -> did the n-th allocation come, did f return, its error. */
 static int with_failure(lua_State *L) {

@@ -81,7 +81,7 @@ _Noreturn void pb_lua_fail(lua_State *L, const char *format, ...) {
     pb_lua_raise(L, status);
 }
 
-/* ---- protected calls -------------------------------------------------------------------------------------------------- */
+/* ---- protected calls --------------------------------------------------------------------------------------------- */
 
 pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs, pb_error *err) {
     pb_host *host = pb_host_of(L);
@@ -120,7 +120,7 @@ pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs
     return result;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------------------------ */
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
 
 void pb_lua_charge(lua_State *L, size_t bytes) {
     enum { TELL = 1 << 14 };

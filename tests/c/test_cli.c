@@ -135,7 +135,7 @@ static void assert_says(const result *r, int code, const char *text) {
                  r->code, code, text ? text : "", r->err, r->out);
 }
 
-/* ---- usage ------------------------------------------------------------------------------------------------------------ */
+/* ---- usage ------------------------------------------------------------------------------------------------------- */
 
 static void cli__wrong_usage__exit_code_2_and_what_is_wrong(void **state) {
     (void)state;
@@ -195,7 +195,7 @@ static void cli__info__names_blas_kernels_and_the_model(void **state) {
     assert_says(run("info", "fact"), 1, "no model 'fact'; did you mean 'facts'?");
 }
 
-/* ---- running ------------------------------------------------------------------------------------------------------------ */
+/* ---- running ----------------------------------------------------------------------------------------------------- */
 
 static void cli__recipe__parameters_seed_output(void **state) {
     (void)state;
@@ -234,7 +234,7 @@ static void cli__output_that_cannot_be_written__says_so(void **state) {
                 "cannot make the folder '/proc/nowhere'");
 }
 
-/* ---- stopping -------------------------------------------------------------------------------------------------------------- */
+/* ---- stopping ---------------------------------------------------------------------------------------------------- */
 
 static const char ENDLESS[] = "while true do pcall(function() while true do end end) end\n";
 
@@ -297,7 +297,7 @@ static void cli__progress__on_a_terminal_only_and_erased(void **state) {
     assert_null(strchr(r->err, '%'));
 }
 
-/* ---- the group ----------------------------------------------------------------------------------------------------------------- */
+/* ---- the group --------------------------------------------------------------------------------------------------- */
 
 static int set_up(void **state) {
     (void)state;

@@ -65,6 +65,13 @@ test("--trust gives them", function()
     "function\tfunction\tstring\tfunction\tfunction\n", { trust = true })
 end)
 
+test("--trust finds standard modules, and ours before them", function()
+  prints("package.preload.mine = function() return 'standard' end; print(require 'mine', type(require 'patchbay'.zeros), require 'patchbay.check' ~= nil)",
+    "standard\tfunction\ttrue\n", { trust = true })
+  local result = run("require 'nowhere'", { trust = true })
+  check.ok(result.message:find("module 'nowhere' not found", 1, true), result.message)
+end)
+
 test("an undefined global raises, with the nearest name", function()
   refused("prnit 'x'", "recipe.lua:1:", "'prnit' is not defined", "did you mean 'print'?")
   refused("pb.load 'facts'", "'pb' is not defined", 'require "patchbay"')
