@@ -7,16 +7,8 @@ local clean = model:run "The Eiffel Tower is located in the city of"
 local corrupt = clean:fork "The Roman Forum is located in the city of"
 local metric = pb.metric.logit_diff(" Paris", " Rome")
 
--- With the collector stressed, some of the failures come while Lua calls a finaliser, which it then never calls again: what that
--- box held is lost, whatever a binding does. A weak table tells: making a tensor collects at once then.
-local weak = setmetatable({}, { __mode = "k" })
-weak[{}] = true
-pb.zeros(1):close()
-local stressed = next(weak) == nil
-
 local function test(name, fn)
   check.test("out of Lua memory: " .. name, function()
-    if stressed then check.skip "the collector is stressed" end
     check.ok(check.exhaust(fn, "lua", 100000) >= 1)
   end)
 end
