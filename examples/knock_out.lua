@@ -9,10 +9,12 @@ print(("%d prompts, the answer is the likeliest token in %.0f %%"):format(#set, 
 
 local rows = ablate.leave_one_out(set, { kind = arg.kind, seed = arg.seed })
 print(rows)
-local order = {}
-for i = 1, 10 do order[i] = rows[i] end
+local order = {} -- of the heads: nothing works without the first MLP, which stands for the tokens themselves
+for _, row in ipairs(rows) do
+  if row.head and #order < 12 then order[#order + 1] = row end
+end
 local curve = ablate.curve(set, { kind = arg.kind, order = order, seed = arg.seed })
-pb.plot.line { { y = curve, label = "taken away together" }, y = "logit difference", title = "How much can be taken away?" }:save "knock_out.png"
+pb.plot.line { { y = curve, label = "heads taken away together" }, y = "logit difference", title = "How much can be taken away?" }:save "knock_out.png"
 
 -- The other way round: how few components bring the answer back into the corrupted prompt?
 local heads = {}

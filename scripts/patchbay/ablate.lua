@@ -2,69 +2,12 @@
 -- (position by position, or over all positions); or its value in another prompt ("resample"). Values are raw; grid:change() gives drops.
 local pb = require "patchbay"
 local cells = require "patchbay.cells"
-local records = require "patchbay.records"
+local means, records = require "patchbay.means", require "patchbay.records"
 
-local ablate = {}
+local ablate = { means = means.of }
 
 local OPTIONS = { "over", "layer", "pos", "head", "neuron", "data", "seed", "memory", "dry", "batch",
                   site = "z", metric = "logit_diff", positions = "auto", draws = 1 }
-
--- Prompts from what may be given: a set (its clean prompts), a list of pairs' runs, texts or lists of ids.
-local function prompts_of(data)
-  local list = {}
-  for i = 1, #data do
-    local entry = data[i]
-    list[i] = getmetatable(data) == "set" and entry.clean or type(entry) == "table" and entry.run or entry
-  end
-  if #list == 0 then pb.fail("ablate: the data set is empty") end
-  return list
-end
-
--- ablate.means(model, data, site [, { positions = "each" | "all", batch = 64 }]) -> list by layer (from 1) of tensors: [pos, ...] with
--- "each", [1, ...] with "all" (every position of every prompt counts once). One pass over the data; only the sums are kept.
-function ablate.means(model, data, site, given)
-  local o = pb.options(given, { positions = "each", batch = 64 }, "ablate.means")
-  pb.one_of(o.positions, { "each", "all" }, "ablate.means: positions")
-  local info, prompts, sums, count, length = model:site(site), prompts_of(data), {}, 0, nil
-  local axes = {}
-  for _, axis in ipairs(info.axes) do axes[axis] = true end
-  if axes.dest then pb.fail("ablate.means: site '%s' has no positions to average over; its values depend on the prompt's length", site) end
-  for first = 1, #prompts, o.batch do
-    local runs, texts = {}, {}
-    for i = first, math.min(first + o.batch - 1, #prompts) do table.insert(getmetatable(prompts[i]) == "run" and runs or texts, prompts[i]) end
-    for _, run in ipairs(#texts > 0 and model:runs(texts) or {}) do runs[#runs + 1] = run end
-    for _, run in ipairs(runs) do
-      length = length or #run
-      if o.positions == "each" and #run ~= length then
-        pb.fail("ablate.means: prompts of %d and %d tokens have no mean position by position: positions = \"all\"", length, #run)
-      end
-      count = count + (o.positions == "all" and #run or 1)
-      for i, layer in ipairs(info.layers or { false }) do
-        local value = layer and run:value(site, layer) or run[site]
-        if o.positions == "all" then value = value:sum(0, true) end
-        sums[i] = sums[i] and sums[i]:add_(value) or value
-      end
-    end
-  end
-  local means = {}
-  for i, layer in ipairs(info.layers or { 0 }) do means[layer + 1] = sums[i] / count end
-  return means
-end
-
--- The part of a mean [pos, (head,) width] that stands at a place.
-local function narrowed(mean, place, length)
-  local function along(axis, c, extent)
-    if c == nil or c == "all" then return end
-    if type(c) ~= "table" then c = { c } end
-    local at = {}
-    for i, x in ipairs(c) do at[i] = x < 0 and x + extent or x end
-    mean = mean:index(axis, at)
-  end
-  if mean.shape[1] > 1 or length == 1 then along(0, place.pos, length) end
-  if mean.ndim == 3 then along(1, place.head, mean.shape[2]) end
-  along(mean.ndim - 1, place.neuron, mean.shape[mean.ndim])
-  return mean
-end
 
 local fillers = {}
 
@@ -74,13 +17,13 @@ function fillers.mean(set, o)
   local by_site, kept, data, positions = {}, setmetatable({}, { __mode = "k" }), o.data or set, o.positions
   if positions == "auto" then positions = cells.same_length(set) and "each" or "all" end
   return function(pair, place)
-    by_site[place.site] = by_site[place.site] or ablate.means(set.model, data, place.site, { positions = positions, batch = o.batch })
+    by_site[place.site] = by_site[place.site] or means.of(set.model, data, place.site, { positions = positions, batch = o.batch })
     local mean, length = by_site[place.site][(place.layer or 0) + 1], #pair.clean
     if positions == "each" and mean.shape[1] ~= length then
       pb.fail("ablate.mean: the means are of prompts of %d tokens, this one has %d: positions = \"all\"", mean.shape[1], length)
     end
     kept[place] = kept[place] or {}
-    kept[place][length] = kept[place][length] or narrowed(mean, place, length)
+    kept[place][length] = kept[place][length] or means.at(mean, place, length)
     return { value = kept[place][length] }
   end
 end
@@ -88,7 +31,7 @@ end
 -- Donors: prompts of the same length, drawn for each pair and draw from the data (default: the other prompts of the set).
 function fillers.resample(set, o)
   local donors, runs, seed = {}, {}, o.seed or pb.seed
-  for i, prompt in ipairs(prompts_of(o.data or set)) do runs[i] = getmetatable(prompt) == "run" and prompt or set.model:run(prompt) end
+  for i, prompt in ipairs(means.prompts(o.data or set)) do runs[i] = getmetatable(prompt) == "run" and prompt or set.model:run(prompt) end
   for i = 1, #set do
     local own, order = {}, records.shuffled(#runs, seed, i)
     for _, k in ipairs(order) do

@@ -35,6 +35,9 @@ local function sweep(name, set, metric, given)
   local o = pb.options(given, OPTIONS, "patching." .. name)
   set, o.metric = cells.set(set, "patching." .. name), metric or "logit_diff"
   o.site, o.over = SWEEPS[name][1], SWEEPS[name][2]
+  if math.type(o.window) == "integer" and o.window > set.model.layers then
+    pb.fail("patching.%s: a window of %d layers is wider than the model, which has %d", name, o.window, set.model.layers)
+  end
   for _, axis in ipairs(o.over) do
     if (axis == "pos" or axis == "dest" or axis == "src") and o[axis] == nil then
       local positions = cells.positions(set, "patching." .. name)

@@ -8,17 +8,22 @@ local noise = require "patchbay.noise"
 local rome = {}
 
 local SITES = { block = "resid_post", mlp = "mlp_out", attn = "attn_out" }
-local OPTIONS = { "corrupt", "replace", "subjects", "bos", "sever", "memory", "seed", noise = "s3", samples = 10, window = 10,
+local OPTIONS = { "corrupt", "replace", "subjects", "bos", "sever", "memory", "seed", "window", "wide", noise = "s3", samples = 10,
                   kinds = { "block", "mlp", "attn" }, unknown = "error" }
 
 -- The options of every function here, checked, with their defaults.
-function rome.options(given, name)
+function rome.options(model, given, name)
   local o = pb.options(given, OPTIONS, name)
   o.seed = o.seed or pb.seed
   for _, kind in ipairs(o.kinds) do pb.one_of(kind, { "block", "mlp", "attn" }, name .. ": a kind") end
   if o.sever then pb.one_of(o.sever, { "mlp", "attn" }, name .. ": sever") end
   pb.one_of(o.unknown, { "error", "trace", "skip" }, name .. ": unknown")
+  o.window = o.window or math.min(10, model.layers) -- 10 in the paper
   if math.type(o.window) ~= "integer" or o.window < 1 then pb.fail("%s: window must be a number of layers, got %s", name, tostring(o.window)) end
+  if o.window > model.layers and not o.wide then
+    pb.fail("%s: a window of %d layers is wider than the model, which has %d (wide = true cuts it off, as ROME's code does)", name, o.window, model.layers)
+  end
+  if math.type(o.samples) ~= "integer" or o.samples < 1 then pb.fail("%s: samples must be a positive number, got %s", name, tostring(o.samples)) end
   return o
 end
 

@@ -11,12 +11,12 @@ local CLASSES = { "first subject token", "middle subject tokens", "last subject 
 
 -- trace.rome(model, fact [, options]) -> { block =, mlp =, attn = (grids [layer, pos]), low =, high =, ... }
 function trace.rome(model, fact, given)
-  return rome.trace(model, fact, rome.options(given, "trace.rome"))
+  return rome.trace(model, fact, rome.options(model, given, "trace.rome"))
 end
 
 -- trace.states(model, fact, cells [, options]) -> tensor [cells], low, high; a cell is { restore = places, hold = places }
 function trace.states(model, fact, cells, given)
-  return rome.states(model, fact, cells, rome.options(given, "trace.states"))
+  return rome.states(model, fact, cells, rome.options(model, given, "trace.states"))
 end
 
 -- For each token its class (1 to 6). The last token of the prompt is that, whatever else it is; a subject of one token is its last.
@@ -62,7 +62,7 @@ end
 
 -- trace.average(model, facts | set [, options]) -> { block =, mlp =, attn = (grids [layer, class] of indirect effects), ate =, ... }
 function trace.average(model, facts, given)
-  local o = rome.options(given, "trace.average")
+  local o = rome.options(model, given, "trace.average")
   o.average = true
   if getmetatable(facts) == "set" then facts, o.corrupt = facts_of_pairs(facts), true end
   o.subjects = o.subjects or facts.subjects
@@ -105,7 +105,7 @@ end
 
 -- trace.lines(all) -> figure: the average effect by layer, a line with its 95 % interval for each class of tokens
 function trace.lines(all, settings)
-  local figure = pb.figure(settings or { title = ("Average indirect effect over %d facts (total effect %.3f)"):format(all.n, all.ate) })
+  local figure = pb.figure(settings or { title = ("Average indirect effect over %d facts (total effect %.3f)"):format(all.n, all.ate), columns = 3 })
   for _, kind in ipairs { "block", "mlp", "attn" } do
     local series = {}
     for c, class in ipairs(all[kind] and CLASSES or {}) do

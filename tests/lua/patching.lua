@@ -197,6 +197,7 @@ check.test("patching: neurons, runs without a set, and what is refused", functio
   check.raises(function() patching.resid_pre(model, "logit_diff") end, "set of pairs")
   check.raises(function() patching.resid_pre(ioi, "logit_diff", { direction = "sideways" }) end, "direction")
   check.raises(function() patching.resid_pre(ioi, "logit_diff", { windw = 2 }) end, "did you mean 'window'")
+  check.raises(function() patching.resid_pre(ioi, "logit_diff", { window = 7 }) end, "wider than the model")
   check.raises(function() patching.groups(ioi, "logit_diff", {}) end, "list of groups")
 end)
 

@@ -37,7 +37,7 @@ local function test_case(label, folder, model_name)
   for _, how in ipairs { "add", "replace" } do
     for _, window in ipairs { 10, 3, 2 } do
       test(("%s, window %d"):format(how, window), function()
-        local result = trace.rome(model, fact, { noise = expected["in.noise"], samples = inputs.samples, replace = how == "replace", window = window })
+        local result = trace.rome(model, fact, { noise = expected["in.noise"], samples = inputs.samples, replace = how == "replace", window = window, wide = true })
         compare("high_score", result.high)
         compare("low_score." .. how, result.low)
         compare(how .. ".block", token_layer(result.block))
@@ -224,6 +224,8 @@ check.test("trace: bad input is told", function()
   check.raises(function() trace.rome(model, FACT, with { windw = 3 }) end, "did you mean 'window'")
   check.raises(function() trace.rome(model, FACT, with { kinds = { "mpl" } }) end, "did you mean 'mlp'")
   check.raises(function() trace.rome(model, FACT, with { window = 0 }) end, "window")
+  check.raises(function() trace.rome(model, FACT, with { window = 7 }) end, "wider than the model", "6")
+  check.raises(function() trace.rome(model, FACT, with { samples = 0 }) end, "samples")
   check.raises(function() trace.rome(model, { subject = "x" }) end, "prompt")
   check.raises(function() trace.rome(model, FACT, { corrupt = "The Colosseum is located in the city of" }) end)
 end)
@@ -304,3 +306,36 @@ check.test("trace.divergence: with a right answer alone, prompts of other length
   check.raises(function() trace.divergence(wrong, { answer = " Rome" }) end, "answered rightly")
   check.raises(function() trace.divergence("x", { answer = " Rome" }) end, "run")
 end)
+
+-- ---- every family -------------------------------------------------------------------------------------------------------------------
+
+local FAMILIES = { "gpt2", "gpt2-untied", "llama", "llama-bias", "opt", "opt-postnorm", "gptj", "gpt_neo", "gpt_neox", "gemma", "gemma2", "gemma3", "bloom", "mistral",
+                   "mixtral", "qwen2", "qwen3", "phi", "phi3", "falcon", "falcon-alibi", "cohere", "granite", "olmo2", "stablelm", "starcoder2" }
+
+local function open_family(name)
+  for _, folder in ipairs { (check.environment "PB_TEST_DATA" or "tests") .. "/golden/models/", (check.environment "PB_SHARED" or "../shared") .. "/golden/models/" } do
+    local ok, loaded = pcall(pb.load, folder .. name)
+    if ok then return loaded end
+  end
+  check.skip("no model " .. name)
+end
+
+for _, name in ipairs(FAMILIES) do
+  check.test("trace: family " .. name, function()
+    local other = open_family(name)
+    local ids, best = { 7, 3, 9, 4, 11 }, nil
+    best = other:run(ids):top(1)[1].id
+    local result = trace.rome(other, { prompt = ids, subject = { 1, 2 }, answer = best }, { samples = 2, window = 2, seed = 3 })
+    local last = other.layers - 1
+    check.close(result.scale, 3 * noise.sigma(other, { { 3, 9 } }), 1e-6)
+    -- the scale is of the embedding as the model uses it
+    local rows = other:run { 3, 9 } ["hook_embed"]
+    local centre = rows:mean()
+    check.close(result.scale / 3, math.sqrt((rows - centre):square():sum() / (rows.count - 1)), 1e-4 * result.scale)
+    check.ok(result.low ~= result.high, "the noise changes nothing")
+    check.close(result.block:get { layer = last, pos = -1 }, result.high, 1e-6, "the last state")
+    for layer = 0, last do
+      for _, kind in ipairs { "block", "mlp", "attn" } do check.close(result[kind]:get { layer = layer, pos = 0 }, result.low, 1e-6, kind .. " before the subject") end
+    end
+  end)
+end

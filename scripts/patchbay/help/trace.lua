@@ -6,7 +6,8 @@ local OPTIONS = [[
 Options
   kinds     what is restored, one state at a time: { "block", "mlp", "attn" }. block is one block's output; mlp and attn are the outputs of the
             layers of a window, restored together at one position
-  window    layers l - window div 2 to l + ceil(window / 2) - 1, cut off at the ends; default 10, as in the paper
+  window    layers l - window div 2 to l + ceil(window / 2) - 1, cut off at the ends; default 10, as in the paper, or all layers of a smaller
+            model. Wider than the model is an error unless wide = true
   noise     "s3" (the default): 3 standard deviations (n - 1, over all elements, repeated tokens counted) of the embeddings of the data set's
             subjects; without a data set, of this subject. A number: that standard deviation. "m": a Gaussian with the embeddings' mean and
             covariance. "t3": Student's t, 3 degrees of freedom, with their covariance. "u0.1": uniform in ±0.1. A tensor [samples, tokens,
