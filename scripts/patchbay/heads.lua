@@ -106,17 +106,6 @@ end
 
 -- ---- induction circuits -------------------------------------------------------------------------------------------------------------
 
--- Pairs whose corrupted prompt has another word where the repeated one came first: nothing matches any more.
-local function unmatched(model, o)
-  local set, list = require "patchbay.tasks".induction(model, { n = o.n, length = o.length, seed = o.seed }), {}
-  for i = 1, #set do
-    local corrupt, place = set[i].clean.tokens, set[i].positions
-    corrupt[place.first + 1] = set[i].wrong[1]
-    list[i] = { clean = set[i].clean, corrupt = corrupt, answer = set[i].answer, wrong = set[i].wrong, positions = place }
-  end
-  return pb.pairs(model, list)
-end
-
 -- heads.induction(model, { seed =, n =, length =, offsets =, least = 0.3 }) -> { readers, previous, offset, effect, links, scores }
 -- Readers attend, with at least `least`, to the offset-th token after an earlier occurrence; previous-token heads to the token before.
 -- The causal check: of what is lost when the earlier occurrence is another word, how much does each previous-token head bring back
@@ -137,7 +126,8 @@ function heads.induction(model, given)
   if #found.readers == 0 or #found.previous == 0 then return found end
   local keys = {}
   for i, cell in ipairs(found.readers) do keys[i] = { site = "k", heads = { cell }, name = ("%d.%d"):format(cell.layer, cell.head) } end
-  found.effect = require "patchbay.path".sweep(unmatched(model, o), { senders = found.previous, receivers = keys, metric = "logit_diff" }):recovered()
+  local set = require "patchbay.tasks".induction(model, { n = o.n, length = o.length, seed = o.seed, corrupt = "match" })
+  found.effect = require "patchbay.path".sweep(set, { senders = found.previous, receivers = keys, metric = "logit_diff" }):recovered()
   for _, cell in ipairs(found.effect:cells()) do
     found.links[#found.links + 1] = { previous = found.previous[cell.sender and cell.sender + 1 or 1], reader = found.readers[cell.receiver + 1],
                                       recovered = cell.value, se = cell.se }

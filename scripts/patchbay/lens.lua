@@ -94,11 +94,11 @@ function Tuned:quality(runs)
   return pb.mean(parts)
 end
 
--- lens.train(model, runs [, { ridge = 0.01 }]) -> tuned: an affine translator for each layer, stream + stream A + b, which comes nearest to the
+-- lens.train(model, runs [, { ridge = 0.1 }]) -> tuned: an affine translator for each layer, stream + stream A + b, which comes nearest to the
 -- last stream on all positions of the runs (least squares; ridge: the penalty on A, as a share of the stream's mean square). The
 -- paper minimises the KL divergence instead, by gradient descent; tuned:quality says what this one reaches.
 function lens.train(model, runs, given)
-  local o, tuned = pb.options(given, { ridge = 0.01 }, "lens.train"), setmetatable({ model = model, A = {}, b = {} }, Tuned)
+  local o, tuned = pb.options(given, { ridge = 0.1 }, "lens.train"), setmetatable({ model = model, A = {}, b = {} }, Tuned)
   local function all(site, layer)
     local list = {}
     for i, run in ipairs(runs) do list[i] = run:value(site, layer) end

@@ -116,10 +116,12 @@ function tasks.greater_than(model, given)
   end)
 end
 
--- tasks.induction(model, { n =, seed =, length = 12, repeated = 6 }): random words, then their beginning again; the answer is the word that
--- came next. Corrupt: that word is another one the first time. Positions: first (where the last token came before), target, end.
+-- tasks.induction(model, { n =, seed =, length = 12, repeated = 6, corrupt = "match" | "target" }): random words, then their beginning again; the
+-- answer is the word that came next. Corrupt, the first time: "match": the word that is matched, so that keys fail; "target": the
+-- answer, so that values differ. Positions: first (where the last token came before), target, end.
 function tasks.induction(model, given)
-  local o = pb.options(given, { "seed", "bos", "repeated", n = 20, length = 12 }, "tasks.induction")
+  local o = pb.options(given, { "seed", "bos", "repeated", n = 20, length = 12, corrupt = "match" }, "tasks.induction")
+  pb.one_of(o.corrupt, { "match", "target" }, "tasks.induction: corrupt")
   local again, ids = o.repeated or o.length // 2, words.tokens(model)
   if again < 1 or again >= o.length then pb.fail("tasks.induction: repeated must be 1 to length - 1 (%d), got %s", o.length - 1, tostring(again)) end
   if #ids <= o.length then pb.fail("tasks.induction: length %d needs more different words than %s has (%d)", o.length, model.name, #ids) end
@@ -134,7 +136,7 @@ function tasks.induction(model, given)
     local clean = { table.unpack(start) }
     for i = 1, o.length + again do clean[#clean + 1] = sequence[(i - 1) % o.length + 1] end
     local corrupt, target = { table.unpack(clean) }, #start + again
-    corrupt[target + 1] = other
+    corrupt[o.corrupt == "match" and target or target + 1] = other
     return { clean = clean, corrupt = corrupt, answer = clean[target + 1], wrong = other },
       function(run) return { first = target - 1, target = target, ["end"] = #run - 1 } end
   end)

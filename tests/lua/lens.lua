@@ -72,3 +72,116 @@ end
 golden("gpt2", data .. "lens/gpt2", data .. "models/gpt2")
 golden("llama", data .. "lens/llama", data .. "models/llama")
 golden("stories260K", shared .. "/golden/techniques/lens/stories260K", shared .. "/models/stories260K")
+
+-- ---- identities -------------------------------------------------------------------------------------------------------------------------
+
+local facts = pb.load "facts"
+
+for _, name in ipairs { "gpt2", "llama", "facts" } do
+  local model = name == "facts" and facts or pb.load(data .. "models/" .. name)
+  local run = model:run { 7, 50, 5, 17, 30, 39, 46 }
+
+  check.test(("lens identity %s: parts of the stream add up to it, at every position"):format(name), function()
+    for _, pos in ipairs { 0, 3, -1 } do
+      local sum = lens.parts(run, pos):sum(0)
+      check.close(sum, run[{ site = "resid_post", layer = -1, pos = pos }]:select(0, 0), 2e-5)
+      local stream, labels = lens.accumulated(run, pos)
+      check.close(stream:select(0, stream.shape[1] - 1), sum, 2e-5)
+      check.eq(labels[#labels], "final_post")
+    end
+  end)
+
+  check.test(("lens identity %s: attributions add up to the logit difference, or the logit, to 1e-4"):format(name), function()
+    for _, pos in ipairs { 2, -1 } do
+      for _, wrong in ipairs { 3, false } do
+        local parts = lens.attribution(run, { answer = { 11, 12 }, wrong = wrong or nil, pos = pos, neurons = true })
+        local at = { pos = pos }
+        local metric = wrong and pb.metric.logit_diff({ 11, 12 }, 3, at) or pb.metric.logit({ 11, 12 }, at)
+        local sum = parts.heads.values:sum() + parts.mlps.values:sum() + parts.attn_bias.values:sum() + parts.embed + (parts.pos_embed or 0) + parts.final_bias
+        check.close(sum, metric(run), 1e-4)
+        check.close(parts.total, sum, 1e-4)
+        check.close(parts.measured, metric(run), 1e-6)
+        local u = lens.direction(run, { 11, 12 }, wrong and { wrong } or nil, pos)
+        for layer = 0, model.layers - 1 do
+          local bias = (model:parameter(("blocks.%d.mlp.b_out"):format(layer)) * u):sum()
+          check.close(parts.neurons.values:select(0, layer):sum() + bias, (parts.mlps:get { layer = layer }), 1e-4, "neurons of layer " .. layer)
+        end
+      end
+    end
+  end)
+
+  check.test(("lens identity %s: the last row of the lens is the model, and lens.grid reads the lens's logits"):format(name), function()
+    local all = lens.logits(run)
+    check.eq(all:select(0, model.layers), run.logits)
+    local probs = all:softmax(-1)
+    local grid = lens.grid(run, { answer = 11, metric = "prob" })
+    check.eq(grid.values.shape, { model.layers + 1, 7 })
+    for layer = 0, model.layers do check.close((grid:get { layer = layer, pos = 4 }), probs:get(layer, 4, 11), 1e-6) end
+    local some = lens.grid(run, { answer = 11, wrong = 12, metric = "logit_diff", pos = { 1, -1 } })
+    check.close((some:get { layer = 1, pos = 6 }), all:get(1, 6, 11) - all:get(1, 6, 12), 1e-4)
+    local kl = lens.grid(run, { metric = "kl", pos = -1 })
+    check.close((kl:get { layer = model.layers, pos = 6 }), 0, 1e-6)
+    local p, q = probs:select(0, model.layers):select(0, 6), probs:select(0, 0):select(0, 6)
+    check.close((kl:get { layer = 0, pos = 6 }), (p * (p:log() - q:log())):sum(), 1e-4)
+  end)
+
+  check.test(("lens identity %s: rows of a rollout sum to 1, and without attention it is the identity"):format(name), function()
+    local flow = lens.rollout(run).values
+    check.close(flow:sum(1), pb.ones { 7 }, 1e-5)
+    check.eq(lens.rollout(run, { residual = 1 }).values:get(3, 3), 1.0)
+    check.close(lens.rollout(run, { residual = 0, layers = 1 }).values, run:value("pattern", 0):mean(0), 1e-6)
+    local two = lens.rollout(run, { residual = 0, layers = 2 }).values
+    check.close(two, run:value("pattern", 1):mean(0):matmul(run:value("pattern", 0):mean(0)), 1e-6)
+  end)
+end
+
+-- ---- on the built-in model ----------------------------------------------------------------------------------------------------------------
+
+check.test("lens: the answer appears in the last layers", function()
+  local run = facts:run "The Eiffel Tower is located in the city of"
+  local top = lens.top(run, { k = 2 })
+  check.eq(#top, facts.layers + 1)
+  check.eq(top[#top][1].token, "␣Paris")
+  check.ok(top[1][1].token ~= "␣Paris" and top[1][1].prob >= top[1][2].prob)
+  local rank = lens.grid(run, { answer = " Paris", metric = "rank", pos = -1 })
+  check.eq((rank:get { layer = 6, pos = #run - 1 }), 0.0)
+  check.ok((rank:get { layer = 2, pos = #run - 1 }) > 0, "known at the end before attention fetched it")
+end)
+
+check.test("lens: a tuned lens is nearer to the model than the logit lens, on prompts that it has not seen", function()
+  local rows, prompts = pb.read "examples/models/facts/tasks/facts.jsonl", {}
+  for i = 1, 120 do prompts[i] = rows[i * 8].prompt end
+  local train, test = {}, {}
+  for i, run in ipairs(facts:runs(prompts)) do table.insert(i <= 100 and train or test, run) end
+  local tuned = lens.train(facts, train)
+  local quality = tuned:quality(test)
+  for layer = 0, facts.layers - 1 do
+    local raw, better = (quality:get { lens = 0, layer = layer }), (quality:get { lens = 1, layer = layer })
+    check.ok(better < raw, ("layer %d: logit lens %.3f, tuned lens %.3f"):format(layer, raw, better))
+  end
+  local logits = lens.logits(test[1], { tuned = tuned })
+  check.eq(logits:select(0, facts.layers), test[1].logits)
+  check.raises(function() lens.train(facts, { facts:run { 5 } }) end, "more than one token")
+end)
+
+check.test("lens: the examples that excite a neuron most are the largest of all its values", function()
+  local prompts = { "The Eiffel Tower is located in the city of", "Mary and John went to the store", "The Roman Forum is", "one two three" }
+  local best, all = lens.examples(facts, prompts, { layer = 1, neuron = 17, k = 3, batch = 2 }), {}
+  for i, run in ipairs(facts:runs(prompts)) do
+    for p, x in ipairs(run[{ site = "mlp_post", layer = 1, neuron = 17 }]:reshape(-1):tolist()) do all[#all + 1] = { x, i, p - 1, run.labels[p] } end
+  end
+  table.sort(all, function(a, b) return a[1] > b[1] end)
+  check.eq(#best, 3)
+  for i = 1, 3 do check.eq({ best[i].value, best[i].prompt, best[i].pos, best[i].token }, all[i]) end
+end)
+
+check.test("lens: errors say what was wrong", function()
+  local run = facts:run "The Eiffel Tower"
+  check.raises(function() lens.grid(run, {}) end, "needs answer")
+  check.raises(function() lens.grid(run, { answer = " Paris", metric = "probability" }) end, "prob, logit")
+  check.raises(function() lens.grid(run, { answer = " Paris", pos = 99 }) end, "position 99")
+  check.raises(function() lens.grid("text", { answer = " Paris" }) end, "must be a run")
+  check.raises(function() lens.attribution(run, {}) end, "needs answer")
+  check.raises(function() lens.attribution(run, { answer = " Paris", pos = 40 }) end, "pos must be a position")
+  check.raises(function() lens.examples(facts, { "a" }, { layer = 1 }) end, "layer and neuron")
+end)

@@ -82,7 +82,8 @@ check.test("tasks.greater_than: every year above is an answer", function()
 end)
 
 check.test("tasks.induction: the second round is the first", function()
-  local set = tasks.induction(model, { n = 10, seed = 2, length = 9, repeated = 4 })
+  local set = tasks.induction(model, { n = 10, seed = 2, length = 9, repeated = 4, corrupt = "target" })
+  local unmatched = tasks.induction(model, { n = 10, seed = 2, length = 9, repeated = 4 })
   for i = 1, #set do
     local run, p = set[i].clean, set[i].positions
     check.eq(#run, 13)
@@ -90,6 +91,9 @@ check.test("tasks.induction: the second round is the first", function()
     check.eq(run.tokens[p.target + 1], set[i].answer[1])
     check.eq(run.tokens[p.first + 1], run.tokens[p["end"] + 1])
     check.eq(set[i].corrupt.tokens[p.target + 1], set[i].wrong[1])
+    check.eq(unmatched[i].clean.tokens, run.tokens)
+    check.eq(unmatched[i].corrupt.tokens[p.first + 1], unmatched[i].wrong[1])
+    check.eq(unmatched[i].corrupt.tokens[p.target + 1], run.tokens[p.target + 1])
   end
   check.raises(function() tasks.induction(model, { length = 5, repeated = 5 }) end, "1 to length - 1")
   check.raises(function() tasks.induction(model, { length = 5000 }) end, "5000")

@@ -15,7 +15,7 @@ A lens and an attribution say what is written, not what is used: see patchbay.pa
     example = [[lens.grid(run, { answer = " Paris", metric = "rank" }):heatmap "lens.png"]] },
   { name = "patchbay.lens.top", signature = "lens.top(run [, { k = 5, pos = -1, tuned = }]) -> list by layer of { token =, id =, prob = }",
     summary = "The likeliest tokens of the lens at one position." },
-  { name = "patchbay.lens.train", signature = "lens.train(model, runs [, { ridge = 0.01 }]) -> tuned",
+  { name = "patchbay.lens.train", signature = "lens.train(model, runs [, { ridge = 0.1 }]) -> tuned",
     summary = "A tuned lens: an affine translator per layer towards the last stream, by least squares.",
     text = [[
 ridge: the penalty as a share of the stream's mean square. The tuned lens of Belrose et al. (2023) minimises the KL divergence by gradient
