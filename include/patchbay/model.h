@@ -1,9 +1,11 @@
-/* Model: a Hugging Face folder opened for reading: configuration, memory-mapped weights, tokenizer, and the table of
- * its sites. Immutable after load; runs keep it alive. */
+/* Model: a Hugging Face folder opened for reading, or a configuration with weights in memory: configuration, weights,
+ * tokenizer, and the table of its sites. Runs keep it alive. What it is never changes; the values of weights that are
+ * tensors in memory may, between runs, by their owner's hand. */
 #ifndef PATCHBAY_MODEL_H
 #define PATCHBAY_MODEL_H
 
 #include "patchbay/tensor.h"
+#include "patchbay/tensorio.h"
 #include "patchbay/tokenizer.h"
 
 #ifdef __cplusplus
@@ -20,14 +22,46 @@ typedef struct pb_load_options {
 /* folder: holds config.json and model.safetensors (or model.safetensors.index.json); tokenizer.json is optional.
  * options may be NULL. Opening maps the weights and checks every name and shape against the configuration; it reads
  * none of the matrices. Errors name the file, the tensor or the key. Unknown architecture: lists the known ones. */
-pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out, pb_error *err);
+pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out,
+                        pb_error *err);
+
+/* ---- weights in memory ------------------------------------------------------------------------------------------------- */
+
+typedef struct pb_model_parts {
+    const char *name;   /* NULL: "made" */
+    const char *config; /* text of a config.json */
+    const char *folder; /* where the tokenizer's files are, for pb_model_export and messages; NULL: nowhere */
+    const pb_named_tensor *weights;
+    size_t n_weights;
+    pb_tokenizer *tokenizer; /* NULL: token ids only */
+} pb_model_parts;
+
+/* A model whose weights are tensors, under the checkpoint's names and in its shapes: exactly those that the configuration
+ * asks for. Each is float32 and contiguous, and shared, not copied: its owner may change its values while no run is being
+ * made. Matrices are read where they are, so that changes count at once; vectors (norms, biases) are copied, and
+ * pb_model_refresh copies them again. Runs made before a change keep what they remember and must not be patched after it.
+ * A tied unembedding that is given as well must be the embedding's own tensor to stay tied; any other is an unembedding of its
+ * own. Other tensors must not share memory. Errors name the tensor. */
+pb_status pb_model_create(pb_context *ctx, const pb_model_parts *parts, pb_model **out, pb_error *err);
+/* A model like base with these weights instead of its own (as above: shared, float32); it shares all others, the files and
+ * the tokenizer. Names must be weights of base (pb_model_weight_name), shapes the same. Weight processing that base was loaded
+ * with is done again. A stored copy of a tied embedding follows a new embedding. Called NAME (edited). */
+pb_status pb_model_with_weights(const pb_model *base, const pb_named_tensor *weights, size_t n, pb_model **out,
+                                pb_error *err);
+/* Copies the vectors again after tensors in memory have changed. No run may be in the making. PB_ERR_UNSUPPORTED for a model
+ * with weight processing. */
+pb_status pb_model_refresh(pb_model *model, pb_error *err);
+
+/* ---- what a model is ---------------------------------------------------------------------------------------------------- */
+
 pb_model *pb_model_ref(pb_model *model);
 void pb_model_unref(pb_model *model);
 
 pb_context *pb_model_context(const pb_model *model);
-const char *pb_model_folder(const pb_model *model);
-const char *pb_model_name(const pb_model *model);       /* last part of the folder's path */
-const char *pb_model_family(const pb_model *model);     /* config's model_type: "gpt2", "llama", ... */
+const char *pb_model_config(const pb_model *model); /* text of config.json, as read */
+const char *pb_model_folder(const pb_model *model); /* "" for a model made in memory */
+const char *pb_model_name(const pb_model *model);   /* last part of the folder's path; others: as it was made */
+const char *pb_model_family(const pb_model *model); /* config's model_type: "gpt2", "llama", ... */
 int pb_model_layers(const pb_model *model);
 int pb_model_heads(const pb_model *model);
 int pb_model_kv_heads(const pb_model *model);
@@ -35,11 +69,12 @@ int pb_model_d_model(const pb_model *model);
 int pb_model_d_head(const pb_model *model);
 int pb_model_d_mlp(const pb_model *model);
 int pb_model_vocab(const pb_model *model);
-int pb_model_max_positions(const pb_model *model);      /* 0: the architecture sets no limit */
-int64_t pb_model_parameters(const pb_model *model);     /* tied weights count once */
-int64_t pb_model_weight_bytes(const pb_model *model);   /* as stored */
+int pb_model_max_positions(const pb_model *model);       /* 0: the architecture sets no limit */
+int64_t pb_model_parameters(const pb_model *model);      /* tied weights count once */
+int64_t pb_model_weight_bytes(const pb_model *model);    /* as stored */
 pb_tokenizer *pb_model_tokenizer(const pb_model *model); /* borrowed; NULL if the folder has none */
-/* SHA-256 (hex, 65 bytes with NUL) over config.json and the weight files' contents; reads the files. */
+/* SHA-256 (hex, 65 bytes with NUL) over config.json, the weight files' contents, and the names, shapes and present values of
+ * tensors in memory; reads the files. */
 pb_status pb_model_hash(const pb_model *model, char out[65], pb_error *err);
 /* A weight by its Hugging Face name as float32 [shape as stored] (a copy), for scripts that look at weights. */
 pb_status pb_model_weight(const pb_model *model, const char *name, pb_tensor **out, pb_error *err);
@@ -58,13 +93,43 @@ pb_status pb_model_parameter(const pb_model *model, const char *name, pb_tensor 
 
 /* In the order of the computation within a layer (a patch at a smaller kind acts before one at a larger kind). */
 typedef enum pb_site_kind {
-    PB_SITE_EMBED, PB_SITE_POS_EMBED,
-    PB_SITE_RESID_PRE, PB_SITE_ATTN_IN, PB_SITE_Q_INPUT, PB_SITE_K_INPUT, PB_SITE_V_INPUT, PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED,
-    PB_SITE_Q, PB_SITE_K, PB_SITE_V, PB_SITE_ROT_Q, PB_SITE_ROT_K, PB_SITE_ATTN_SCORES, PB_SITE_PATTERN, PB_SITE_Z, PB_SITE_RESULT,
-    PB_SITE_LN1_POST_SCALE, PB_SITE_LN1_POST_NORMALIZED, PB_SITE_ATTN_OUT, PB_SITE_RESID_MID,
-    PB_SITE_MLP_IN, PB_SITE_LN2_SCALE, PB_SITE_LN2_NORMALIZED, PB_SITE_EXPERT_WEIGHTS, PB_SITE_EXPERT_INDICES, PB_SITE_MLP_PRE,
-    PB_SITE_MLP_PRE_LINEAR, PB_SITE_MLP_POST, PB_SITE_LN2_POST_SCALE, PB_SITE_LN2_POST_NORMALIZED, PB_SITE_MLP_OUT, PB_SITE_RESID_POST,
-    PB_SITE_LN_FINAL_SCALE, PB_SITE_LN_FINAL_NORMALIZED, PB_SITE_LOGITS,
+    PB_SITE_EMBED,
+    PB_SITE_POS_EMBED,
+    PB_SITE_RESID_PRE,
+    PB_SITE_ATTN_IN,
+    PB_SITE_Q_INPUT,
+    PB_SITE_K_INPUT,
+    PB_SITE_V_INPUT,
+    PB_SITE_LN1_SCALE,
+    PB_SITE_LN1_NORMALIZED,
+    PB_SITE_Q,
+    PB_SITE_K,
+    PB_SITE_V,
+    PB_SITE_ROT_Q,
+    PB_SITE_ROT_K,
+    PB_SITE_ATTN_SCORES,
+    PB_SITE_PATTERN,
+    PB_SITE_Z,
+    PB_SITE_RESULT,
+    PB_SITE_LN1_POST_SCALE,
+    PB_SITE_LN1_POST_NORMALIZED,
+    PB_SITE_ATTN_OUT,
+    PB_SITE_RESID_MID,
+    PB_SITE_MLP_IN,
+    PB_SITE_LN2_SCALE,
+    PB_SITE_LN2_NORMALIZED,
+    PB_SITE_EXPERT_WEIGHTS,
+    PB_SITE_EXPERT_INDICES,
+    PB_SITE_MLP_PRE,
+    PB_SITE_MLP_PRE_LINEAR,
+    PB_SITE_MLP_POST,
+    PB_SITE_LN2_POST_SCALE,
+    PB_SITE_LN2_POST_NORMALIZED,
+    PB_SITE_MLP_OUT,
+    PB_SITE_RESID_POST,
+    PB_SITE_LN_FINAL_SCALE,
+    PB_SITE_LN_FINAL_NORMALIZED,
+    PB_SITE_LOGITS,
     PB_SITE_KINDS
 } pb_site_kind;
 
@@ -75,25 +140,27 @@ typedef struct pb_site {
 
 /* What the axes of a site's value are; positions are always there. */
 typedef enum pb_site_shape {
-    PB_SHAPE_POS_WIDTH,     /* [pos, width] */
-    PB_SHAPE_POS_HEAD_WIDTH,/* [pos, head, width] (k, v: kv heads) */
-    PB_SHAPE_HEAD_POS_POS   /* [head, dest, src] */
+    PB_SHAPE_POS_WIDTH,      /* [pos, width] */
+    PB_SHAPE_POS_HEAD_WIDTH, /* [pos, head, width] (k, v: kv heads) */
+    PB_SHAPE_HEAD_POS_POS    /* [head, dest, src] */
 } pb_site_shape;
 
 typedef struct pb_site_info {
     pb_site_shape shape;
-    int heads;  /* 0 without a head axis */
-    int width;  /* D, d_head, d_mlp, 1, vocab; 0 for HEAD_POS_POS */
+    int heads;              /* 0 without a head axis */
+    int width;              /* D, d_head, d_mlp, 1, vocab; 0 for HEAD_POS_POS */
     const char *width_name; /* "d_model", "d_head", "neuron", "vocab", ... */
 } pb_site_info;
 
 /* name: the full name ("blocks.7.attn.hook_z", layer -1 or the same layer), or a short one ("z", "resid_pre", "mlp_post",
  * "attn_scores", "hook_z", "attn.hook_z", "mlp.hook_post", "ln1.hook_scale") with the layer given. layer may be negative
  * (-1 the last) only when has_layer. Unknown: the nearest known name; out of range: the range; absent in this family: says so. */
-pb_status pb_site_parse(const pb_model *model, const char *name, bool has_layer, int layer, pb_site *out, pb_error *err);
+pb_status pb_site_parse(const pb_model *model, const char *name, bool has_layer, int layer, pb_site *out,
+                        pb_error *err);
 /* Only the kind, for names that come with "over layer" or a list of layers: short, or full without a number. *full_layer: the
  * layer in the name, or -1. */
-pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site_kind *out, int *full_layer, pb_error *err);
+pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site_kind *out, int *full_layer,
+                             pb_error *err);
 bool pb_site_has_layer(pb_site_kind kind);
 bool pb_site_exists(const pb_model *model, pb_site_kind kind, int layer);
 /* Full name into buffer (at least 64 bytes); returns buffer. */

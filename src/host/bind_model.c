@@ -468,10 +468,22 @@ static int model_generate(lua_State *L) {
 /* ---- the class -------------------------------------------------------------------------------------------------------------- */
 
 static const luaL_Reg methods[] = {
-    {"run", model_run},           {"runs", model_runs},   {"encode", model_encode}, {"decode", model_decode},
-    {"token", model_token},       {"label", model_label}, {"weight", model_weight}, {"parameter", model_parameter},
-    {"weights", model_weights},   {"sites", model_sites}, {"site", model_site},     {"hash", model_hash},
-    {"generate", model_generate}, {NULL, NULL},
+    {"run", model_run},
+    {"runs", model_runs},
+    {"encode", model_encode},
+    {"decode", model_decode},
+    {"token", model_token},
+    {"label", model_label},
+    {"weight", model_weight},
+    {"parameter", model_parameter},
+    {"weights", model_weights},
+    {"sites", model_sites},
+    {"site", model_site},
+    {"hash", model_hash},
+    {"generate", model_generate},
+    {"with", pb_model_with},
+    {"refresh", pb_model_refresh_vectors},
+    {NULL, NULL},
 };
 
 static const luaL_Reg properties[] = {
@@ -490,6 +502,7 @@ static const luaL_Reg properties[] = {
     {"weight_bytes", model_weight_bytes},
     {"tokenizer", model_tokenizer},
     {"has_tokenizer", model_has_tokenizer},
+    {"config", pb_model_config_table},
     {NULL, NULL},
 };
 
@@ -506,7 +519,7 @@ const pb_class PB_MODEL_CLASS = {
 void pb_open_model(lua_State *L);
 
 void pb_open_model(lua_State *L) {
-    static const luaL_Reg functions[] = {{"load", load_model}, {NULL, NULL}};
+    static const luaL_Reg functions[] = {{"load", load_model}, {"model", pb_model_make}, {NULL, NULL}};
     pb_class_open(L, &PB_MODEL_CLASS);
     pb_add_functions(L, "", functions);
 }

@@ -39,6 +39,12 @@ int32_t pb_check_token(lua_State *L, int index, const pb_model *model, const cha
 const char *pb_push_side_by_side(lua_State *L, const pb_run *a, const char *name_a, const pb_run *b,
                                  const char *name_b);
 
+/* bind_weights.c: pb.model, and the model's methods with, refresh and save, and property config. */
+int pb_model_make(lua_State *L);
+int pb_model_with(lua_State *L);
+int pb_model_refresh_vectors(lua_State *L);
+int pb_model_config_table(lua_State *L);
+
 /* ---- models and runs ------------------------------------------------------------------------------------------------------ */
 
 enum { PB_MODEL_NAME = 1, PB_MODEL_SLOTS = 1 }; /* user values of a model: the name that it was loaded by */

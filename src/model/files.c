@@ -37,65 +37,62 @@ static pb_status no_weights(const pb_loading *loading, pb_error *err) {
                    single_name, index_name);
 }
 
-/* Adds a file to the model's list, which has room for it. */
+/* Adds a file to the model's sources, which have room for it. */
 static pb_status open_file(pb_loading *loading, const char *name, pb_error *err) {
     pb_model *model = loading->model;
-    pb_weight_file *file = &model->files[model->n_files];
-    pb_status status = PB_OK;
     char *path = pb_path_join(loading->ctx, model->folder, name);
-    file->name = pb_strdup(loading->ctx, name);
-    file->file = NULL;
-    if (!path || !file->name)
-        status = pb_fail_memory(err, loading->ctx, strlen(name), "a file name");
-    else
-        status = pb_safetensors_open(loading->ctx, path, &file->file, err);
+    if (!path)
+        return pb_fail_memory(err, loading->ctx, strlen(name), "a file name");
+    pb_status status = pb_source_open(loading->ctx, path, name, &model->sources[model->n_sources], err);
     if (status == PB_OK)
-        model->n_files++;
-    else
-        pb_free(file->name);
+        model->n_sources++;
     pb_free(path);
     return status;
 }
 
-static pb_status reserve_files(pb_loading *loading, size_t n, pb_error *err) {
-    loading->model->files = pb_alloc(loading->ctx, n, sizeof *loading->model->files);
-    return loading->model->files
+static pb_status reserve_sources(pb_loading *loading, size_t n, pb_error *err) {
+    loading->model->sources = pb_alloc(loading->ctx, n, sizeof *loading->model->sources);
+    return loading->model->sources
                ? PB_OK
-               : pb_fail_memory(err, loading->ctx, n * sizeof *loading->model->files, "the list of weight files");
+               : pb_fail_memory(err, loading->ctx, n * sizeof *loading->model->sources, "the list of weight files");
 }
 
-static pb_weight_file *find_file(const pb_model *model, const char *name) {
-    for (size_t i = 0; i < model->n_files; i++) {
-        if (strcmp(model->files[i].name, name) == 0)
-            return &model->files[i];
+static const pb_source *find_source(const pb_model *model, const char *name) {
+    for (size_t i = 0; i < model->n_sources; i++) {
+        if (strcmp(model->sources[i]->name, name) == 0)
+            return model->sources[i];
     }
     return NULL;
+}
+
+static bool has_entry(const pb_source *source, const char *name) {
+    return pb_safetensors_find(source->safetensors, name) != NULL;
 }
 
 /* Opens every file that the index names, and checks that each tensor is where the index says. */
 static pb_status open_shards(pb_loading *loading, const char *index_path, const json_t *map, pb_error *err) {
     const char *tensor;
     json_t *value;
-    PB_TRY(reserve_files(loading, SHARDS_MAX, err));
+    PB_TRY(reserve_sources(loading, SHARDS_MAX, err));
     json_object_foreach((json_t *)(uintptr_t)map, tensor, value) {
         const char *name = json_string_value(value);
         if (!name || !*name || strchr(name, '/') || strchr(name, '\\'))
             return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map gives tensor '%.200s' no plain file name", index_path,
                            tensor);
-        pb_weight_file *file = find_file(loading->model, name);
+        const pb_source *file = find_source(loading->model, name);
         if (!file) {
-            if (loading->model->n_files == SHARDS_MAX)
+            if (loading->model->n_sources == SHARDS_MAX)
                 return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map names more than %d files", index_path, SHARDS_MAX);
             pb_status status = open_file(loading, name, err);
             if (status != PB_OK)
                 return pb_error_prefix(err, status, "%s names the file: ", index_name);
-            file = &loading->model->files[loading->model->n_files - 1];
+            file = loading->model->sources[loading->model->n_sources - 1];
         }
-        if (!pb_safetensors_find(file->file, tensor))
+        if (!has_entry(file, tensor))
             return pb_fail(err, PB_ERR_FORMAT, "%s: tensor '%.200s' should be in %s, but it is not there", index_path,
                            tensor, name);
     }
-    if (loading->model->n_files == 0)
+    if (loading->model->n_sources == 0)
         return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map is empty", index_path);
     return PB_OK;
 }
@@ -122,42 +119,43 @@ static int by_name(const void *a, const void *b) {
     return strcmp(((const pb_weight *)a)->entry->name, ((const pb_weight *)b)->entry->name);
 }
 
-static pb_status list_weights(pb_loading *loading, pb_error *err) {
+pb_status pb_files_list(pb_loading *loading, pb_error *err) {
     pb_model *model = loading->model;
     size_t n = 0;
-    for (size_t i = 0; i < model->n_files; i++)
-        n += pb_safetensors_count(model->files[i].file);
+    for (size_t i = 0; i < model->n_sources; i++)
+        n += model->sources[i]->count;
     model->weights = pb_alloc(loading->ctx, n, sizeof *model->weights);
     if (!model->weights)
         return pb_fail_memory(err, loading->ctx, n * sizeof *model->weights, "the list of tensors");
-    for (size_t i = 0; i < model->n_files; i++) {
-        for (size_t j = 0; j < pb_safetensors_count(model->files[i].file); j++)
-            model->weights[model->n_weights++] =
-                (pb_weight){.entry = pb_safetensors_at(model->files[i].file, j), .file = model->files[i].name};
+    for (size_t i = 0; i < model->n_sources; i++) {
+        const pb_source *source = model->sources[i];
+        for (size_t j = 0; j < source->count; j++)
+            model->weights[model->n_weights++] = (pb_weight){.entry = source->entries[j], .source = source};
     }
     if (n > 1)
         qsort(model->weights, n, sizeof *model->weights, by_name);
     for (size_t i = 1; i < n; i++) {
         if (by_name(&model->weights[i - 1], &model->weights[i]) == 0)
             return pb_fail(err, PB_ERR_FORMAT, "tensor '%.200s' is both in %s and in %s", model->weights[i].entry->name,
-                           model->weights[i - 1].file, model->weights[i].file);
+                           model->weights[i - 1].source->name, model->weights[i].source->name);
     }
     return PB_OK;
 }
 
-pb_status pb_files_open(pb_loading *loading, pb_error *err) {
+pb_status pb_files_open(pb_loading *loading, void *unused, pb_error *err) {
+    (void)unused;
     bool single, index;
     PB_TRY(has_file(loading, single_name, &single, err));
     PB_TRY(has_file(loading, index_name, &index, err));
     if (!single && !index)
         return no_weights(loading, err);
     if (single) {
-        PB_TRY(reserve_files(loading, 1, err));
+        PB_TRY(reserve_sources(loading, 1, err));
         PB_TRY(open_file(loading, single_name, err));
     } else {
         PB_TRY(open_index(loading, err));
     }
-    return list_weights(loading, err);
+    return pb_files_list(loading, err);
 }
 
 static int name_against(const void *name, const void *weight) {

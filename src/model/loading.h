@@ -1,8 +1,9 @@
 /* What passes between the files of the loader while a model opens:
  *
  *   model.c    opens the folder, runs the steps below, owns the result
+ *   memory.c   the same for weights that are given as tensors, and for models that share another's weights
  *   config.c   config.json and the family's row -> the spec's numbers       (families.c, hooks.c, rotary.c)
- *   files.c    the weight files -> one sorted list of entries
+ *   files.c    the weight files (source.c) -> one sorted list of entries
  *   weights.c  the list and the family's names -> the spec's matrices and vectors
  *   process.c  optional weight processing
  *
@@ -15,37 +16,37 @@
 
 #include "base/strbuf.h"
 #include "model/family.h"
+#include "model/source.h"
 
-/* One tensor of the weight files. */
+/* One named tensor of the sources. */
 typedef struct pb_weight {
     const pb_entry *entry;
-    const char *file; /* the file's name without folder */
-    bool used;        /* the spec reads it */
-    bool is_copy;     /* of the embedding: a tied unembedding that was stored all the same */
+    const pb_source *source;
+    bool used;    /* the spec reads it */
+    bool is_copy; /* of the embedding: a tied unembedding that was stored all the same */
 } pb_weight;
-
-typedef struct pb_weight_file {
-    char *name; /* without folder */
-    pb_safetensors *file;
-} pb_weight_file;
 
 /* A vector of the spec (or a converted matrix) that is a copy, and what it is a copy of. */
 typedef struct pb_copied {
     const float *data;
     int64_t n;
     pb_origin origin;
+    float plus; /* added to each: 1 for Gemma's norms, 0 */
 } pb_copied;
 
 struct pb_model {
     atomic_int references;
     pb_context *ctx;
-    char *folder;
+    char *folder; /* "" for a model that was made in memory */
     char *name;
+    char *config; /* text of config.json */
+    size_t config_length;
+    pb_load_options options;
     const pb_family *family;
     pb_spec spec;
     pb_tokenizer *tokenizer;
-    pb_weight_file *files;
-    size_t n_files;
+    pb_source **sources; /* [n_sources]; each has at least one of the weights */
+    size_t n_sources;
     pb_weight *weights; /* [n_weights], sorted by name */
     size_t n_weights;
     void **owned; /* blocks that spec's pointers lie in */
@@ -59,7 +60,7 @@ struct pb_loading {
     pb_context *ctx;
     pb_spec *spec;
     const pb_family *family;
-    char *config_path;
+    const char *config_path; /* for messages */
     json_t *config;
     pb_strbuf assumed; /* sizes that config.json does not say, for messages about shapes */
     /* copies of the row's fields, which the hooks may change */
@@ -74,6 +75,15 @@ struct pb_loading {
 
 /* origins.c: note that n floats at data are a copy of a weight's elements. */
 pb_status pb_origin_note(pb_model *model, const float *data, int64_t n, pb_origin origin, pb_error *err);
+/* value is added to the n floats at data, which are copies (also when they are copied again). */
+void pb_origin_add(pb_model *model, float *data, int64_t n, float value);
+
+/* model.c: a model without anything but a folder ("": none) and a name. */
+pb_status pb_model_new(pb_context *ctx, const char *folder, const char *name, pb_model **out, pb_error *err);
+/* Of a model with sources and the text of its configuration: reads it (config_path: for messages), lets `list` list the
+ * weights, binds and processes them. */
+typedef pb_status (*pb_list_fn)(pb_loading *loading, void *user, pb_error *err);
+pb_status pb_model_build(pb_model *model, const char *config_path, pb_list_fn list, void *user, pb_error *err);
 
 /* A block that lives as long as the model; NULL: fails. */
 void *pb_model_own(pb_model *model, size_t count, size_t size);
@@ -100,7 +110,9 @@ pb_status pb_rotary_read(pb_loading *loading, const char *layer_type, bool scale
                          pb_rotary *out, pb_error *err);
 
 /* files.c: opens model.safetensors, or the files of model.safetensors.index.json, and lists their tensors. */
-pb_status pb_files_open(pb_loading *loading, pb_error *err);
+pb_status pb_files_open(pb_loading *loading, void *unused, pb_error *err);
+/* Lists all entries of the model's sources, sorted by name. */
+pb_status pb_files_list(pb_loading *loading, pb_error *err);
 pb_weight *pb_files_find(const pb_model *model, const char *name); /* NULL if absent */
 
 /* weights.c */

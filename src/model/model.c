@@ -40,15 +40,14 @@ void pb_model_unref(pb_model *model) {
         pb_free(model->owned[i]);
     pb_free(model->owned);
     pb_free(model->copied);
-    for (size_t i = 0; i < model->n_files; i++) {
-        pb_free(model->files[i].name);
-        pb_safetensors_unref(model->files[i].file);
-    }
-    pb_free(model->files);
+    for (size_t i = 0; i < model->n_sources; i++)
+        pb_source_unref(model->sources[i]);
+    pb_free(model->sources);
     pb_free(model->weights);
     pb_tokenizer_unref(model->tokenizer);
     pb_free(model->folder);
     pb_free(model->name);
+    pb_free(model->config);
     pb_context *ctx = model->ctx;
     pb_free(model);
     pb_context_unref(ctx);
@@ -69,23 +68,33 @@ static pb_status check_folder(const char *folder, pb_error *err) {
     return pb_fail(err, PB_ERR_IO, "'%.500s': there is no such folder (looked for '%s/%.500s')", folder, here, folder);
 }
 
-static pb_status create(pb_context *ctx, const char *folder, pb_model **out, pb_error *err) {
+pb_status pb_model_new(pb_context *ctx, const char *folder, const char *name, pb_model **out, pb_error *err) {
     pb_model *model = pb_alloc_zero(ctx, 1, sizeof *model);
     if (!model)
         return pb_fail_memory(err, ctx, sizeof *model, "a model");
     atomic_init(&model->references, 1);
     model->ctx = pb_context_ref(ctx);
-    size_t length = strlen(folder);
-    while (length > 1 && folder[length - 1] == '/')
-        length--;
-    model->folder = pb_strndup(ctx, folder, length);
-    model->name = model->folder ? pb_strdup(ctx, pb_path_name(model->folder)) : NULL;
-    if (!model->name) {
+    model->folder = pb_strdup(ctx, folder);
+    model->name = pb_strdup(ctx, name);
+    if (!model->folder || !model->name) {
         pb_model_unref(model);
-        return pb_fail_memory(err, ctx, length + 1, "a model's name");
+        return pb_fail_memory(err, ctx, strlen(folder) + 1, "a model's name");
     }
     *out = model;
     return PB_OK;
+}
+
+/* A folder without slashes at its end, and its last part. */
+static pb_status create(pb_context *ctx, const char *folder, pb_model **out, pb_error *err) {
+    size_t length = strlen(folder);
+    while (length > 1 && folder[length - 1] == '/')
+        length--;
+    char *path = pb_strndup(ctx, folder, length);
+    if (!path)
+        return pb_fail_memory(err, ctx, length + 1, "a model's name");
+    pb_status status = pb_model_new(ctx, path, pb_path_name(path), out, err);
+    pb_free(path);
+    return status;
 }
 
 static pb_status find_family(pb_loading *loading, pb_error *err) {
@@ -103,30 +112,50 @@ static pb_status find_family(pb_loading *loading, pb_error *err) {
                    loading->config_path, type, list);
 }
 
-static pb_status open_config(pb_loading *loading, pb_error *err) {
-    loading->config_path = pb_path_join(loading->ctx, loading->model->folder, "config.json");
-    if (!loading->config_path)
-        return pb_fail_memory(err, loading->ctx, strlen(loading->model->folder) + 16, "a path");
-    if (!pb_file_exists(loading->config_path))
-        return pb_fail(err, PB_ERR_IO,
-                       "'%.500s' has no config.json; a model is a folder with config.json and model.safetensors",
-                       loading->model->folder);
-    PB_TRY(pb_json_load(loading->ctx, loading->config_path, CONFIG_MAX, &loading->config, err));
+static pb_status read_config(pb_loading *loading, pb_error *err) {
+    const pb_model *model = loading->model;
+    PB_TRY(pb_json_parse(model->config, model->config_length, loading->config_path, &loading->config, err));
     if (!json_is_object(loading->config))
         return pb_fail(err, PB_ERR_FORMAT, "%s: an object was expected", loading->config_path);
     PB_TRY(find_family(loading, err));
     return pb_config_read(loading, err);
 }
 
-static pb_status open_tokenizer(pb_loading *loading, pb_error *err) {
-    char *path = pb_path_join(loading->ctx, loading->model->folder, "tokenizer.json");
+pb_status pb_model_build(pb_model *model, const char *config_path, pb_list_fn list, void *user, pb_error *err) {
+    pb_loading loading = {.model = model, .ctx = model->ctx, .spec = &model->spec, .config_path = config_path};
+    pb_strbuf_init(&loading.assumed, model->ctx);
+    pb_status status = read_config(&loading, err);
+    if (status == PB_OK)
+        status = list(&loading, user, err);
+    if (status == PB_OK) {
+        status = pb_weights_bind(&loading, err);
+        if (status != PB_OK && status != PB_ERR_MEMORY)
+            status = pb_error_prefix(err, status, "%s: ", model->folder[0] ? model->folder : model->name);
+    }
+    if (status == PB_OK)
+        status = pb_process_weights(model, &model->options, err);
+    pb_strbuf_free(&loading.assumed);
+    json_decref(loading.config);
+    return status;
+}
+
+static pb_status open_tokenizer(pb_model *model, pb_error *err) {
+    char *path = pb_path_join(model->ctx, model->folder, "tokenizer.json");
     if (!path)
-        return pb_fail_memory(err, loading->ctx, strlen(loading->model->folder) + 16, "a path");
+        return pb_fail_memory(err, model->ctx, strlen(model->folder) + 16, "a path");
     pb_status status = PB_OK;
     if (pb_file_exists(path))
-        status = pb_tokenizer_open(loading->ctx, loading->model->folder, &loading->model->tokenizer, err);
+        status = pb_tokenizer_open(model->ctx, model->folder, &model->tokenizer, err);
     pb_free(path);
     return status;
+}
+
+static pb_status open_config(pb_model *model, const char *path, pb_error *err) {
+    if (!pb_file_exists(path))
+        return pb_fail(err, PB_ERR_IO,
+                       "'%.500s' has no config.json; a model is a folder with config.json and model.safetensors",
+                       model->folder);
+    return pb_file_read(model->ctx, path, CONFIG_MAX, &model->config, &model->config_length, err);
 }
 
 pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out,
@@ -134,23 +163,16 @@ pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_optio
     pb_model *model = NULL;
     PB_TRY(check_folder(folder, err));
     PB_TRY(create(ctx, folder, &model, err));
-    pb_loading loading = {.model = model, .ctx = ctx, .spec = &model->spec};
-    pb_strbuf_init(&loading.assumed, ctx);
-    pb_status status = open_config(&loading, err);
+    if (options)
+        model->options = *options;
+    char *path = pb_path_join(ctx, model->folder, "config.json");
+    pb_status status =
+        path ? open_config(model, path, err) : pb_fail_memory(err, ctx, strlen(model->folder) + 16, "a path");
     if (status == PB_OK)
-        status = pb_files_open(&loading, err);
-    if (status == PB_OK) {
-        status = pb_weights_bind(&loading, err);
-        if (status != PB_OK && status != PB_ERR_MEMORY)
-            status = pb_error_prefix(err, status, "%s: ", model->folder);
-    }
+        status = pb_model_build(model, path, pb_files_open, NULL, err);
     if (status == PB_OK)
-        status = open_tokenizer(&loading, err);
-    if (status == PB_OK && options)
-        status = pb_process_weights(model, options, err);
-    pb_strbuf_free(&loading.assumed);
-    json_decref(loading.config);
-    pb_free(loading.config_path);
+        status = open_tokenizer(model, err);
+    pb_free(path);
     if (status == PB_OK)
         *out = model;
     else
@@ -168,6 +190,8 @@ pb_norm pb_spec_norm(const pb_spec *spec, pb_norm_weights w) {
 }
 
 pb_context *pb_model_context(const pb_model *model) { return model->ctx; }
+
+const char *pb_model_config(const pb_model *model) { return model->config; }
 
 const char *pb_model_folder(const pb_model *model) { return model->folder; }
 
@@ -223,31 +247,47 @@ const char *pb_model_weight_name(const pb_model *model, size_t i) {
     return i < model->n_weights ? model->weights[i].entry->name : NULL;
 }
 
-/* Adds a file's contents to a digest, in pieces between which the work can be stopped. */
-static pb_status hash_file(const pb_model *model, const char *name, pb_sha256 *digest, pb_error *err) {
+/* ---- hash ----------------------------------------------------------------------------------------------------------- */
+
+/* Adds bytes to a digest, in pieces between which the work can be stopped. */
+static pb_status hash_bytes(const pb_model *model, const void *data, size_t size, pb_sha256 *digest, pb_error *err) {
     enum { PIECE = 8 << 20 };
+    for (size_t at = 0; at < size; at += PIECE) {
+        PB_TRY(pb_context_check(model->ctx, err));
+        PB_TRY(pb_sha256_add(digest, (const char *)data + at, size - at < PIECE ? size - at : PIECE, err));
+    }
+    return PB_OK;
+}
+
+static pb_status hash_file(const pb_model *model, const char *name, pb_sha256 *digest, pb_error *err) {
     pb_mapping map = {0};
     char *path = pb_path_join(model->ctx, model->folder, name);
     if (!path)
         return pb_fail_memory(err, model->ctx, strlen(name), "a path");
     pb_status status = pb_file_map(path, &map, err);
-    for (size_t at = 0; status == PB_OK && at < map.size; at += PIECE) {
-        size_t piece = map.size - at < PIECE ? map.size - at : PIECE;
-        status = pb_context_check(model->ctx, err);
-        if (status == PB_OK)
-            status = pb_sha256_add(digest, map.data + at, piece, err);
-    }
+    if (status == PB_OK)
+        status = hash_bytes(model, map.data, map.size, digest, err);
     pb_file_unmap(&map);
     pb_free(path);
     return status;
 }
 
+/* A tensor in memory: its name and shape, then its values as they are now. */
+static pb_status hash_tensor(const pb_model *model, const pb_entry *entry, pb_sha256 *digest, pb_error *err) {
+    char shape[256];
+    pb_shape_text(entry->ndim, entry->shape, shape, sizeof shape);
+    PB_TRY(pb_sha256_add(digest, entry->name, strlen(entry->name) + 1, err));
+    PB_TRY(pb_sha256_add(digest, shape, strlen(shape) + 1, err));
+    return hash_bytes(model, entry->data, entry->bytes, digest, err);
+}
+
 /* The file with the least name above `after` (NULL: of all); NULL if there is none. */
 static const char *next_file(const pb_model *model, const char *after) {
     const char *best = NULL;
-    for (size_t i = 0; i < model->n_files; i++) {
-        const char *name = model->files[i].name;
-        if ((!after || strcmp(name, after) > 0) && (!best || strcmp(name, best) < 0))
+    for (size_t i = 0; i < model->n_sources; i++) {
+        const char *name = model->sources[i]->name;
+        if (!pb_source_is_memory(model->sources[i]) && (!after || strcmp(name, after) > 0) &&
+            (!best || strcmp(name, best) < 0))
             best = name;
     }
     return best;
@@ -256,9 +296,13 @@ static const char *next_file(const pb_model *model, const char *after) {
 pb_status pb_model_hash(const pb_model *model, char out[65], pb_error *err) {
     pb_sha256 *digest = NULL;
     PB_TRY(pb_sha256_begin(model->ctx, &digest, err));
-    pb_status status = hash_file(model, "config.json", digest, err);
+    pb_status status = hash_bytes(model, model->config, model->config_length, digest, err);
     for (const char *name = next_file(model, NULL); status == PB_OK && name; name = next_file(model, name))
         status = hash_file(model, name, digest, err);
+    for (size_t i = 0; status == PB_OK && i < model->n_weights; i++) { /* sorted by name */
+        if (pb_source_is_memory(model->weights[i].source))
+            status = hash_tensor(model, model->weights[i].entry, digest, err);
+    }
     if (status != PB_OK) {
         pb_sha256_drop(digest);
         return status;

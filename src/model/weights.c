@@ -38,6 +38,11 @@ static void make_name(const pb_loading *loading, int layer, const char *part, in
 
 /* ---- single tensors ----------------------------------------------------------------------------------------------------- */
 
+/* Where a weight is, for messages. */
+static const char *file_of(const pb_weight *weight) {
+    return pb_source_is_memory(weight->source) ? "the given weights" : weight->source->name;
+}
+
 static pb_status shape_error(const pb_loading *loading, const pb_weight *weight, int ndim, const int64_t *shape,
                              pb_error *err) {
     char have[96], want[96];
@@ -47,7 +52,7 @@ static pb_status shape_error(const pb_loading *loading, const pb_weight *weight,
                    "%s: tensor '%.200s' has shape %s, but config.json asks for %s (layers %d, width %d, heads %d, "
                    "key/value heads %d, "
                    "dimensions of a head %d, mlp %d, vocabulary %d)%s%.300s%s",
-                   weight->file, weight->entry->name,
+                   file_of(weight), weight->entry->name,
                    pb_shape_text(weight->entry->ndim, weight->entry->shape, have, sizeof have),
                    pb_shape_text(ndim, shape, want, sizeof want), spec->layers, spec->d_model, spec->heads,
                    spec->kv_heads, spec->d_head, spec->d_mlp, spec->vocab, assumed ? "; config.json does not say " : "",
@@ -57,7 +62,9 @@ static pb_status shape_error(const pb_loading *loading, const pb_weight *weight,
 static pb_status missing(const pb_loading *loading, const char *name, pb_error *err) {
     const pb_model *model = loading->model;
     return pb_fail(err, PB_ERR_FORMAT, "tensor '%s' is missing from %s%s; config.json says %s with %d layers", name,
-                   model->n_files == 1 ? model->files[0].name : "all weight files",
+                   model->n_sources && !pb_source_is_memory(model->sources[0])
+                       ? model->n_sources == 1 ? model->sources[0]->name : "all weight files"
+                       : "the given weights",
                    loading->bare_names ? " (names there have no prefix)" : "", loading->family->model_type,
                    loading->spec->layers);
 }
@@ -74,7 +81,7 @@ static pb_status take(pb_loading *loading, const char *name, int ndim, const int
     if (entry->type != PB_STORED_F32 && entry->type != PB_STORED_F16 && entry->type != PB_STORED_BF16 &&
         entry->type != PB_STORED_F64)
         return pb_fail(err, PB_ERR_UNSUPPORTED,
-                       "%s: tensor '%s' is stored as %s; weights must be F32, F16, BF16 or F64", weight->file, name,
+                       "%s: tensor '%s' is stored as %s; weights must be F32, F16, BF16 or F64", file_of(weight), name,
                        pb_stored_name(entry->type));
     weight->used = true;
     *out = weight;
@@ -163,8 +170,8 @@ static pb_status take_norm(pb_loading *loading, int layer, const char *part, int
     float *weight, *bias;
     make_name(loading, layer, part, 0, ".weight", name);
     PB_TRY(take_vector(loading, name, n, &weight, err));
-    for (int64_t i = 0; loading->family->norm_plus_one && i < n; i++)
-        weight[i] += 1.0f;
+    if (loading->family->norm_plus_one)
+        pb_origin_add(loading->model, weight, n, 1.0f);
     norm->weight = weight;
     if (!loading->norm_bias)
         return PB_OK;
@@ -244,8 +251,8 @@ static pb_status bind_qk_norm(pb_loading *loading, int i, const char *part, int 
         pb_widen(stored->entry->type, stored->entry->data, 0, (size_t)n, weight);
         PB_TRY(note(loading, weight, n, stored, err));
     }
-    for (int64_t j = 0; family->norm_plus_one && j < n; j++)
-        weight[j] += 1.0f;
+    if (family->norm_plus_one)
+        pb_origin_add(loading->model, weight, n, 1.0f);
     *norm = (pb_norm_weights){weight, NULL};
     if (family->qk_norm_bias) {
         make_name(loading, i, part, 0, ".bias", name);
@@ -341,16 +348,19 @@ static bool really_tied(pb_loading *loading, const char *name) {
         return loading->tied;
     char embed[NAME_MAX_LENGTH];
     make_name(loading, -1, loading->names.embed, 0, ".weight", embed);
-    const pb_entry *a = pb_files_find(loading->model, embed)->entry, *b = other->entry;
-    bool same =
-        a->type == b->type && a->bytes == b->bytes && (a->data == b->data || memcmp(a->data, b->data, a->bytes) == 0);
+    const pb_weight *table = pb_files_find(loading->model, embed);
+    const pb_entry *a = table->entry, *b = other->entry;
+    /* Tensors in memory may change: two that are equal now are not one. */
+    bool memory = pb_source_is_memory(table->source) || pb_source_is_memory(other->source);
+    bool same = a->type == b->type && a->bytes == b->bytes &&
+                (a->data == b->data || (!memory && memcmp(a->data, b->data, a->bytes) == 0));
     if (same)
         other->used = other->is_copy = true;
-    else
+    else if (!memory)
         pb_context_warn(
             loading->ctx,
             "%s: config.json ties '%s' to the embedding, but the file has different values for it: those are used",
-            other->file, name);
+            other->source->name, name);
     return same;
 }
 
@@ -439,8 +449,8 @@ static pb_status check_left_over(const pb_loading *loading, pb_error *err) {
     return pb_fail(err, PB_ERR_FORMAT,
                    "%s: tensor '%.200s'%s is left over: a %s model with the %d layers and the switches of config.json "
                    "has no such weight",
-                   model->weights[first].file, model->weights[first].entry->name, more, loading->family->model_type,
-                   loading->spec->layers);
+                   file_of(&model->weights[first]), model->weights[first].entry->name, more,
+                   loading->family->model_type, loading->spec->layers);
 }
 
 pb_status pb_weights_bind(pb_loading *loading, pb_error *err) {

@@ -1,10 +1,10 @@
 return {
-  { name = "model", summary = "A language model: weights, tokenizer and the table of its sites. Never changes after load.",
+  { name = "model", summary = "A language model: weights, tokenizer and the table of its sites.",
     text = [[
-pb.load opens one. Numbers are Hugging Face's: raw weights, computed in float32 whatever the stored type. Layers, heads,
+pb.load opens one, pb.model makes one of tensors, and model:with replaces weights. Numbers are Hugging Face's: raw weights, computed in float32 whatever the stored type. Layers, heads,
 positions, neurons and token ids count from 0.
 Fields: name, folder, family, layers, heads, kv_heads, d_model, d_head, d_mlp, vocab, max_positions, parameters, weight_bytes,
-tokenizer, has_tokenizer.]] },
+tokenizer, has_tokenizer, config.]] },
   { name = "pb.load", signature = "pb.load(name [, { fold_ln =, center_writing_weights =, center_unembed =, fold_value_biases = }]) -> model",
     summary = "Open a model by name, folder or Hugging Face id.",
     text = [[
@@ -14,6 +14,25 @@ The options are TransformerLens's weight processing, each by itself and off by d
 center_unembed the logits by a constant per position), not what the model predicts.
 Errors name the file, the tensor or the key that is wrong; an unknown architecture lists the known ones.]],
     example = [[local model = pb.load "facts"]] },
+  { name = "pb.model", signature = "pb.model { config = table | text | model, weights = { name = tensor }, tokenizer =, name = } -> model",
+    summary = "A model whose weights are tensors in memory.",
+    text = [[
+config: what a config.json says, as a table, as JSON text, or the model to take it (and the tokenizer) from. weights: a float32
+tensor for every weight that the configuration asks for, under the checkpoint's names and in its shapes (model:weights() of such a
+model lists them). tokenizer: a tokenizer, or a model to take it from; without one the model knows token ids only.
+The tensors are shared, not copied: after they were changed in place (training), call model:refresh(); runs made before keep
+what they remember. A tied unembedding is not given, or is the embedding's own tensor. Two weights must not share memory.]],
+    example = [[local weights = {}
+for _, name in ipairs(model:weights()) do weights[name] = model:weight(name) end
+local copy = pb.model { config = model, weights = weights }]] },
+  { name = "model:with", signature = "model:with { [name] = tensor, ... } -> model", summary = "A model with some weights replaced; it shares all others.",
+    text = [[
+Names are those of model:weights(), shapes those of model:weight(name). The tensors are shared, as in pb.model. The old model stays
+as it is. Weight processing that the model was loaded with is done again.]],
+    example = [[local name = "transformer.h.3.mlp.c_proj.weight"
+local edited = model:with { [name] = model:weight(name) + delta }]] },
+  { name = "model:refresh", signature = "model:refresh() -> model", summary = "Take in changes of tensors that are the model's weights.",
+    text = "Matrices are read where they are; norms and biases are copies, which this makes anew. Costs microseconds." },
   { name = "model:run", signature = "model:run(text | ids [, { bos = }]) -> run",
     summary = "One forward pass over a prompt.",
     text = [[
@@ -62,8 +81,9 @@ positions cover the new ones, listed positions stay where they are in the prompt
     example = [[print(model:generate { "The Colosseum is located in the city of", tokens = 8,
                        patches = { { site = "resid_post", layer = 3, add = direction } } })]] },
   { name = "model.name", signature = "model.name -> text", summary = "The folder's name, or the Hugging Face id that was asked for." },
-  { name = "model.folder", signature = "model.folder -> text", summary = "Where the model's files are." },
+  { name = "model.folder", signature = "model.folder -> text", summary = "Where the model's files are; empty for a model made in memory." },
   { name = "model.family", signature = "model.family -> text", summary = "The architecture as config.json names it: \"gpt2\", \"llama\"." },
+  { name = "model.config", signature = "model.config -> table", summary = "What config.json says (a new table each time)." },
   { name = "model.layers", signature = "model.layers -> number", summary = "Number of layers; they are 0 to layers - 1." },
   { name = "model.heads", signature = "model.heads -> number", summary = "Attention heads (of queries) per layer." },
   { name = "model.kv_heads", signature = "model.kv_heads -> number", summary = "Key-value heads per layer: fewer than heads where queries share them." },

@@ -1,0 +1,80 @@
+/* Sources of weights: mapped files and tensors in memory behind one list of entries. */
+#include "model/source.h"
+
+#include <string.h>
+
+static pb_status create(pb_context *ctx, const char *name, size_t count, pb_source **out, pb_error *err) {
+    pb_source *source = pb_alloc_zero(ctx, 1, sizeof *source);
+    if (!source)
+        return pb_fail_memory(err, ctx, sizeof *source, "a source of weights");
+    atomic_init(&source->references, 1);
+    source->ctx = ctx;
+    source->name = pb_strdup(ctx, name);
+    source->entries = pb_alloc(ctx, count, sizeof *source->entries);
+    source->count = count;
+    if (!source->name || !source->entries) {
+        pb_source_unref(source);
+        return pb_fail_memory(err, ctx, strlen(name) + count * sizeof *source->entries, "a source of weights");
+    }
+    *out = source;
+    return PB_OK;
+}
+
+pb_status pb_source_open(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err) {
+    pb_safetensors *file = NULL;
+    PB_TRY(pb_safetensors_open(ctx, path, &file, err));
+    pb_source *source = NULL;
+    pb_status status = create(ctx, name, pb_safetensors_count(file), &source, err);
+    if (status != PB_OK) {
+        pb_safetensors_unref(file);
+        return status;
+    }
+    source->kind = "safetensors";
+    source->safetensors = file;
+    for (size_t i = 0; i < source->count; i++)
+        source->entries[i] = pb_safetensors_at(file, i);
+    *out = source;
+    return PB_OK;
+}
+
+pb_status pb_source_of_tensor(pb_context *ctx, const char *name, const pb_tensor *tensor, pb_source **out,
+                              pb_error *err) {
+    bool floats = pb_tensor_dtype(tensor) == PB_F32;
+    if (!pb_tensor_contiguous(tensor))
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "weight '%.200s' is a view whose elements are not in one piece; make it contiguous first", name);
+    pb_source *source = NULL;
+    PB_TRY(create(ctx, name, 1, &source, err));
+    source->kind = "memory";
+    source->tensor = pb_tensor_ref((pb_tensor *)(uintptr_t)tensor);
+    source->given = (pb_entry){
+        .name = source->name,
+        .type = floats ? PB_STORED_F32 : PB_STORED_I32,
+        .dtype = floats ? "F32" : "I32",
+        .ndim = pb_tensor_ndim(tensor),
+        .data = floats ? (const void *)pb_tensor_floats(tensor) : pb_tensor_ints(tensor),
+        .bytes = (size_t)pb_tensor_count(tensor) * sizeof(float),
+    };
+    for (int i = 0; i < source->given.ndim; i++)
+        source->given.shape[i] = pb_tensor_shape(tensor)[i];
+    source->entries[0] = &source->given;
+    *out = source;
+    return PB_OK;
+}
+
+pb_source *pb_source_ref(pb_source *source) {
+    atomic_fetch_add_explicit(&source->references, 1, memory_order_relaxed);
+    return source;
+}
+
+void pb_source_unref(pb_source *source) {
+    if (!source || atomic_fetch_sub_explicit(&source->references, 1, memory_order_acq_rel) != 1)
+        return;
+    pb_safetensors_unref(source->safetensors);
+    pb_tensor_unref(source->tensor);
+    pb_free(source->entries);
+    pb_free(source->name);
+    pb_free(source);
+}
+
+bool pb_source_is_memory(const pb_source *source) { return source->tensor != NULL; }

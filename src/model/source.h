@@ -1,0 +1,30 @@
+/* Where weights are: a mapped file, or a tensor in memory. Refcounted, because models made from one another share them. */
+#ifndef PB_MODEL_SOURCE_H
+#define PB_MODEL_SOURCE_H
+
+#include <stdatomic.h>
+
+#include "patchbay/tensorio.h"
+
+typedef struct pb_source {
+    atomic_int references;
+    pb_context *ctx;
+    const char *kind; /* "safetensors", ... : how pb_model_storage names it */
+    char *name;       /* for messages: the file's name without folder, or "the given weights" */
+    size_t count;
+    const pb_entry **entries; /* [count], borrowed from what the fields below hold */
+    pb_safetensors *safetensors;
+    pb_tensor *tensor; /* in memory: one tensor, whose values its owner may change */
+    pb_entry given;    /* what it looks like as an entry */
+} pb_source;
+
+/* path: of the file; name: its name without folder. */
+pb_status pb_source_open(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err);
+/* A reference to the tensor is taken. It must be contiguous: errors name it. int32 is for buffers that nobody reads. */
+pb_status pb_source_of_tensor(pb_context *ctx, const char *name, const pb_tensor *tensor, pb_source **out,
+                              pb_error *err);
+pb_source *pb_source_ref(pb_source *source);
+void pb_source_unref(pb_source *source); /* NULL is a no-op */
+bool pb_source_is_memory(const pb_source *source);
+
+#endif

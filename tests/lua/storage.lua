@@ -1,0 +1,72 @@
+-- Models made of tensors, models with some weights replaced, saved models.
+local pb, check = require "patchbay", require "patchbay.check"
+
+local model = pb.load "facts"
+local prompt = "The Eiffel Tower is located in the city of"
+
+local function all_weights(m)
+  local weights = {}
+  for _, name in ipairs(m:weights()) do weights[name] = m:weight(name) end
+  return weights
+end
+
+check.test("pb.model: a model of tensors gives the same numbers", function()
+  local copy = pb.model { config = model, weights = all_weights(model), name = "copy" }
+  check.eq({ copy.name, copy.family, copy.folder, copy.has_tokenizer }, { "copy", "gpt2", model.folder, true })
+  check.ok((model:run(prompt).logits - copy:run(prompt).logits):abs():max() < 1e-4)
+  local from_table = pb.model { config = model.config, weights = all_weights(model), tokenizer = model }
+  check.eq(from_table:encode(prompt), model:encode(prompt))
+  check.ok(not pb.model { config = model.config, weights = all_weights(model) }.has_tokenizer)
+end)
+
+check.test("pb.model: changed tensors count, vectors after refresh", function()
+  local weights = all_weights(model)
+  local copy = pb.model { config = model, weights = weights }
+  local before = copy:run(prompt).logits
+  local name = "transformer.h.5.mlp.c_proj.bias"
+  weights[name]:add_(1)
+  check.eq((copy:run(prompt).logits - before):abs():max(), 0.0)
+  check.eq(copy:refresh(), copy)
+  check.ok((copy:run(prompt).logits - before):abs():max() > 0)
+  weights[name]:sub_(1)
+  weights["transformer.h.5.mlp.c_proj.weight"]:mul_(2)
+  check.ok((copy:run(prompt).logits - before):abs():max() > 0)
+end)
+
+check.test("model:with replaces weights and shares the rest", function()
+  local name = "transformer.h.3.mlp.c_proj.weight"
+  local edited = model:with { [name] = model:weight(name) * 0 }
+  check.eq(edited.name, "facts (edited)")
+  check.eq(edited:with({}).name, "facts (edited)")
+  check.eq(edited:weight(name):abs():max(), 0.0)
+  check.ok(model:weight(name):abs():max() > 0)
+  check.ok(edited:hash() ~= model:hash())
+  -- without its output matrix an MLP writes its bias: the same as patching mlp_post to 0
+  local patched = model:run(prompt):patched { { site = "mlp_post", layer = 3, value = 0 } }
+  check.eq((edited:run(prompt).logits - patched.logits):abs():max(), 0.0)
+end)
+
+check.test("pb.model and model:with: errors name the weight", function()
+  local name = "transformer.h.0.ln_1.bias"
+  local weights = all_weights(model)
+  weights[name] = nil
+  check.raises(function() pb.model { config = model, weights = weights } end, "'" .. name .. "'", "missing", "given weights")
+  weights[name] = pb.zeros(5)
+  check.raises(function() pb.model { config = model, weights = weights } end, name, "[5]", "[128]")
+  weights[name] = 3
+  check.raises(function() pb.model { config = model, weights = weights } end, name, "a tensor is needed")
+  weights[name] = model:weight(name)
+  weights.more = pb.zeros(1)
+  check.raises(function() pb.model { config = model, weights = weights } end, "'more'", "left over")
+  check.raises(function() pb.model { config = 3, weights = {} } end, "config")
+  check.raises(function() pb.model { config = {}, weights = {} } end, "config")
+  check.raises(function() pb.model { config = "{", weights = {} } end, "config")
+  check.raises(function() pb.model { config = model } end, "weights")
+  check.raises(function() pb.model { config = model, weights = {}, tokenizer = 3 } end, "tokenizer")
+  check.raises(function() model:with { ["transformer.h.0.ln_1.bia"] = weights[name] } end, "did you mean '" .. name)
+  check.raises(function() model:with { [name] = pb.zeros(5) } end, name, "[5]", "[128]")
+  check.raises(function() model:with { weights[name] } end, "key")
+  check.raises(function() model:with { [name] = 1 } end, name)
+  local w = "transformer.h.0.mlp.c_fc.weight"
+  check.raises(function() model:with { [w] = pb.zeros(512, 128):transpose(0, 1) } end, w, "contiguous")
+end)
