@@ -92,7 +92,9 @@ end
 local rows_meta = {}
 function rows_meta:__tostring()
   local lines = { ("%-10s %12s %12s %10s"):format("without", "metric", "change", "± se"), ("%-10s %12.4f"):format("(nothing)", self.base) }
-  for i, row in ipairs(self) do lines[i + 2] = ("%-10s %12.4f %+12.4f %10s"):format(row.name, row.value, row.change, row.se and ("%.4f"):format(row.se) or "") end
+  for i, row in ipairs(self) do
+    lines[i + 2] = ("%-10s %12.4f %+12.4f %10s"):format(row.name, row.value, row.change, row.se and ("%.4f"):format(row.se) or "")
+  end
   return table.concat(lines, "\n")
 end
 

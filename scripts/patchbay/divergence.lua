@@ -8,7 +8,8 @@ local function states_of(model)
   local list = {}
   local mid = pcall(model.site, model, "resid_mid")
   for layer = 0, model.layers - 1 do
-    list[#list + 1] = { site = "resid_pre", layer = layer, by = layer == 0 and "embedding" or "MLP of layer " .. layer - 1, writer = layer > 0 and { "mlp_out", layer - 1 } or nil }
+    list[#list + 1] = { site = "resid_pre", layer = layer, by = layer == 0 and "embedding" or "MLP of layer " .. layer - 1,
+                        writer = layer > 0 and { "mlp_out", layer - 1 } or nil }
     if mid then list[#list + 1] = { site = "resid_mid", layer = layer, by = "attention of layer " .. layer, writer = { "z", layer } } end
   end
   local last = model.layers - 1
@@ -75,8 +76,9 @@ local meta = {}
 function meta:__tostring()
   local lines = { ("'%s': the run answers '%s', the right answer is '%s' (rank %d)"):format(self.text, self.predicted, self.answer, self.rank) }
   for _, step in ipairs(self) do
-    lines[#lines + 1] = ("  %-22s rank %5d%s  logit difference %+8.3f%s"):format(step.by, step.rank, step.right_rank and (" (right run %5d)"):format(step.right_rank) or "",
-      step.logit_diff, self.lost and step == self.lost and "  <- lost here" or "")
+    local there = step.right_rank and (" (right run %5d)"):format(step.right_rank) or ""
+    lines[#lines + 1] = ("  %-22s rank %5d%s  logit difference %+8.3f%s"):format(step.by, step.rank, there, step.logit_diff,
+      self.lost and step == self.lost and "  <- lost here" or "")
   end
   if self.culprit then
     lines[#lines + 1] = ("  %s: %s moves the logit difference by %+.3f; largest of all: %s, %+.3f"):format(self.culprit.name,

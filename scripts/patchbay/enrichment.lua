@@ -63,8 +63,8 @@ function enrichment.knockout(model, facts, given)
   end
   local values = pb.measure(requests, { memory = o.memory, allow_unread = true })
   return parts_of(values, #facts, { #BLOCKED, model.layers },
-    { axes = { "blocked", "layer" }, labels = { blocked = BLOCKED }, unit = "probability", metric = "prob of the answer", name = ("attention blocked, window of %d"):format(o.window),
-      about = { model = model.name, facts = #facts, window = o.window } })
+    { axes = { "blocked", "layer" }, labels = { blocked = BLOCKED }, unit = "probability", metric = "prob of the answer",
+      name = ("attention blocked, window of %d"):format(o.window), about = { model = model.name, facts = #facts, window = o.window } })
 end
 
 -- enrichment.states(model, facts [, { memory = }]) -> { rank =, prob = }: grids [place, layer], what the state after each layer says about
@@ -78,7 +78,9 @@ function enrichment.states(model, facts, given)
       local fact = facts[i]
       for _, pos in ipairs { fact.positions[#fact.positions], #fact.run - 1 } do
         local metric = pb.metric[kind](fact.answer, { pos = pos })
-        for layer = 0, model.layers - 1 do requests[#requests + 1] = { run = fact.run, patches = enrichment.lens(fact.run, "resid_post", layer, pos), metric = metric } end
+        for layer = 0, model.layers - 1 do
+          requests[#requests + 1] = { run = fact.run, patches = enrichment.lens(fact.run, "resid_post", layer, pos), metric = metric }
+        end
       end
       requests[#requests + 1] = { run = fact.run, metric = pb.metric[kind](fact.answer) }
     end

@@ -73,14 +73,18 @@ end
 -- Mean over the corrupted runs of the answer's probability, for each cell { restore = places, hold = places }: restored places take
 -- the clean value; held ones keep the value of the corrupted pass before anything was restored. All in one pass.
 local function measure(s, cells, o)
-  local requests = { { run = s.clean, metric = s.metric } }
+  local requests, everywhere = { { run = s.clean, metric = s.metric } }, {}
+  for pos = 1, #s.clean do everywhere[pos] = pos - 1 end
   for _, run in ipairs(s.corrupted) do
     requests[#requests + 1] = { run = run, metric = s.metric }
     for _, cell in ipairs(cells) do
       local patches = {}
-      for _, place in ipairs(cell.restore) do patches[#patches + 1] = { site = place.site or "resid_post", layer = place.layer, pos = place.pos, from = s.clean } end
-      for _, place in ipairs(cell.hold or {}) do
-        patches[#patches + 1] = { site = place.site, layer = place.layer, pos = place.pos, from_pos = place.pos, from = run } -- from_pos: see help
+      for _, place in ipairs(cell.restore) do
+        patches[#patches + 1] = { site = place.site or "resid_post", layer = place.layer, pos = place.pos, from = s.clean }
+      end
+      for _, place in ipairs(cell.hold or {}) do -- from_pos: a run's own values are not left out as a patch that changes nothing
+        local pos = (place.pos == nil or place.pos == "all") and everywhere or place.pos
+        patches[#patches + 1] = { site = place.site, layer = place.layer, pos = pos, from_pos = pos, from = run }
       end
       requests[#requests + 1] = { run = run, patches = patches, metric = s.metric }
     end

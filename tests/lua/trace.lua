@@ -61,6 +61,22 @@ local function test_case(label, folder, model_name)
     compare("several", values:get(0))
     check.eq(values:get(1), high, "all of layer 0 restored")
     check.ok(low < high)
+    -- everything that is written after the embedding held at all positions: whatever is restored at the embedding goes on by the skip path alone
+    local held = { { site = { "attn_out", "mlp_out" }, layer = "all" } }
+    local own = trace.states(model, fact, { { restore = {}, hold = held }, { restore = { { site = "hook_embed", pos = 0 } }, hold = held } },
+                             { noise = expected["in.noise"], samples = inputs.samples })
+    check.eq({ own:get(0), own:get(1) }, { low, low }, "holding everything at its own value changes nothing")
+    local moved = trace.states(model, fact, { { restore = { { site = "hook_embed", pos = "all" } }, hold = held } }, { noise = expected["in.noise"], samples = inputs.samples })
+    local clean, sum = model:run(inputs.prompt), 0
+    for j = 0, inputs.samples - 1 do
+      local corrupted = clean:patched { { site = "hook_embed", pos = subject, add = expected["in.noise"]:select(0, j) } }
+      local patches = { { site = "hook_embed", from = clean } }
+      for layer = 0, model.layers - 1 do
+        for _, site in ipairs { "attn_out", "mlp_out" } do patches[#patches + 1] = { site = site, layer = layer, value = corrupted:value(site, layer) } end
+      end
+      sum = sum + pb.metric.prob(inputs.answer)(corrupted:patched(patches))
+    end
+    check.close(moved:get(0), sum / inputs.samples, 1e-6, "all outputs held while the embedding is restored")
   end)
   test("every array was looked at", function()
     for name in pairs(case.arrays) do check.ok(looked_at[name], name) end
