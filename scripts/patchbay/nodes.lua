@@ -58,6 +58,17 @@ function nodes.named(list)
   return out
 end
 
+-- Everything that writes into the stream, in its order: embeddings, every head and every MLP.
+function nodes.components(model)
+  local list = { { site = "embed" } }
+  if nodes.has(model, "pos_embed") then list[2] = { site = "pos_embed" } end
+  for layer = 0, model.layers - 1 do
+    for head = 0, model.heads - 1 do list[#list + 1] = { layer = layer, head = head, name = ("%d.%d"):format(layer, head) } end
+    list[#list + 1] = { site = "mlp", layer = layer, name = "MLP " .. layer }
+  end
+  return list
+end
+
 local function as_list(x) return type(x) == "table" and x or { x } end
 
 -- Positions of prompt i as a list without repeats, or nil for all.

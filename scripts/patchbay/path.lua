@@ -101,8 +101,9 @@ local function of_pair(set, i, senders, receivers, o)
 end
 
 local function expand(set, list, what, axis)
+  if list == "components" then list = nodes.components(set.model) end
   if type(list) == "string" then
-    list = SWEPT[list] or pb.fail("path.sweep: %s must be \"heads\", \"attns\", \"mlps\", \"neurons\", { site =, over = } or a list; got '%s'", what, list)
+    list = SWEPT[list] or pb.fail("path.sweep: %s must be \"heads\", \"attns\", \"mlps\", \"neurons\", \"components\", { site =, over = } or a list; got '%s'", what, list)
   end
   if type(list) ~= "table" then pb.fail("path.sweep: %s is missing: \"heads\", \"mlps\", { site = \"z\", over = { \"layer\", \"head\" } }, or a list", what) end
   if not list.over then return #list > 0 and cells.named(nodes.named(list), axis) or pb.fail("path.sweep: the list of %s is empty", what) end

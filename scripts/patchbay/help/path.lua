@@ -27,7 +27,8 @@ local into_q = path.sweep(set, { senders = "heads", receiver = { site = "q", hea
     signature = "path.sweep(set, { senders =, receiver = | receivers =, via =, pos =, mlps =, norms =, metric =, direction =, new =, memory = }) -> grid",
     summary = "The effect of each sender on each receiver, over pairs: mean, standard error, parts.",
     text = [[
-senders: "heads" (grid [layer, head]), "attns", "mlps" ([layer]), "neurons", a sweep { site = "z", over = { "pos", "layer", "head" } }, or a list of nodes
+senders: "heads" (grid [layer, head]), "attns", "mlps" ([layer]), "neurons", "components" (embeddings, heads and MLPs in
+one list), a sweep { site = "z", over = { "pos", "layer", "head" } }, or a list of nodes
 (grid [sender]). receiver: one node; receivers: as senders, more axes of the grid (receiver_layer, ... where there are several senders).
 via: a list of nodes that the path goes through, in order. pos: positions of senders and receivers, numbers or names of the pairs' positions;
 a node's own pos goes before. mlps: "live" (the paper's; default) or "frozen". norms: "live", or "frozen": norms keep the run's scale while the

@@ -1,0 +1,29 @@
+-- The examples of paths, heads, lenses and probes say what is true of the built-in model.
+local check = require "patchbay.check"
+local out = check.output_folder()
+
+local function run(name)
+  local result = check.recipe { file = "examples/" .. name .. ".lua", output = out .. "/example_" .. name }
+  check.ok(result.ok, name .. ": " .. tostring(result.message))
+  return result.printed
+end
+
+local function has(text, ...)
+  for _, part in ipairs { ... } do check.ok(text:find(part), ("the output lacks '%s':\n%s"):format(part, text)) end
+end
+
+check.test("example induction: layer 2 looks two after, layer 1 tells it where, 0.2 only looks so", function()
+  has(run "induction", "look 2 after", "head 2%.%d, 7%d %%", "1%.%d %-> 2%.%d  %+0%.1", "head 0%.2 .*: %-0%.")
+end)
+
+check.test("example paths: 2.3 to the logits, fed by MLP 0 through its values", function()
+  has(run "paths", "head 2%.3  %+0%.5%d%d", "into v of 2%.3: MLP 0 %+0%.5", "into q of 2%.3: .*0%.00%d")
+end)
+
+check.test("example lens: Paris in the last layers, written by layer 4", function()
+  has(run "lens", "at the end: ␣Paris 0%.97", "the parts add up to 13%.2", "head 4%.%d wrote %+3%.", "without head 4%.%d")
+end)
+
+check.test("example probe: what is read at the subject is used there", function()
+  has(run "probe", "chance 0%.50; 160 prompts", "\n    0 +1%.00 .*%-4%.%d+", "\n    5 +1%.00 +1%.00")
+end)
