@@ -55,4 +55,7 @@ pb_patch *pb_batch_new_patch(lua_State *L, pb_batch *batch);
 /* Begin a request of the run at run_index; the patches that follow are its. */
 void pb_batch_begin(lua_State *L, int batch_index, int run_index, const pb_metric *metric, lua_Integer number);
 
+/* Field memory of an options table: a number of bytes, or text such as "200 MB" (powers of 1024); absent: 0. */
+size_t pb_field_memory(lua_State *L, int options);
+
 #endif

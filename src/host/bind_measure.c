@@ -8,8 +8,7 @@
 
 static const char *const OPTION_FIELDS[] = {"dry", "memory", "allow_unread", NULL};
 
-/* A number of bytes, or text such as "200 MB" (powers of 1024). */
-static size_t field_memory(lua_State *L, int options) {
+size_t pb_field_memory(lua_State *L, int options) {
     static const char *const units[] = {"", "K", "M", "G", "T"};
     double bytes = 0;
     int type = pb_push_field(L, options, "memory");
@@ -48,7 +47,7 @@ static pb_measure_options check_options(lua_State *L, int index) {
     pb_check_fields(L, index, OPTION_FIELDS, 0);
     options.dry = pb_field_boolean(L, index, "dry", false);
     options.allow_unread = pb_field_boolean(L, index, "allow_unread", false);
-    options.memory = field_memory(L, index);
+    options.memory = pb_field_memory(L, index);
     return options;
 }
 
