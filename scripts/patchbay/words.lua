@@ -37,18 +37,25 @@ words.ioi = {
 }
 
 -- Ids of tokens that are a whole word: a space and at least three letters. Of a model without tokenizer: every id.
-function words.tokens(model)
-  local ids = {}
+local ids_of = setmetatable({}, { __mode = "k" }) -- found once for each model: a large vocabulary takes a while
+
+local function find_tokens(model)
+  local ids, before = {}, model.has_tokenizer and #model:decode { 0 } or 0
   for id = 0, model.vocab - 1 do
     if not model.has_tokenizer then
       ids[#ids + 1] = id
     else
       local ok, text = pcall(model.decode, model, { 0, id }) -- behind another token: some tokenizers drop a first space
-      local piece = ok and text:sub(#model:decode { 0 } + 1)
+      local piece = ok and text:sub(before + 1)
       if piece and piece:find "^ %a%a%a+$" then ids[#ids + 1] = id end
     end
   end
   return ids
+end
+
+function words.tokens(model)
+  ids_of[model] = ids_of[model] or find_tokens(model)
+  return table.move(ids_of[model], 1, #ids_of[model], 1, {})
 end
 
 return words

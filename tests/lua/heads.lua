@@ -118,7 +118,7 @@ check.test("heads: the previous-token heads and the heads that read repeats are 
 end)
 
 check.test("heads.induction: the links through the readers' keys are found, and a score without effect is told apart", function()
-  local found = heads.induction(model, { seed = 1 })
+  local found = heads.induction(model, { seed = 1, n = 12 })
   check.eq(found.offset, 2)
   check.eq(names(found.readers), { "2.0", "2.1", "2.2", "2.3" })
   check.eq(#found.links, #found.previous * 4)
@@ -132,7 +132,7 @@ check.test("heads.induction: the links through the readers' keys are found, and 
 end)
 
 check.test("the indirect object heads are those of the model's README, by attribution and by path patching", function()
-  local set = require "patchbay.data".pairs(model, "ioi", { n = 60, seed = 1, quiet = true })
+  local set = require "patchbay.data".pairs(model, "ioi", { n = 40, seed = 1, quiet = true })
   local parts = lens.attribution(set)
   check.eq(name(parts.heads:top(1)[1]), "2.3")
   check.close((parts.heads:get { layer = 2, head = 3 }), 2.80, 0.25)

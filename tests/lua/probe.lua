@@ -76,7 +76,7 @@ check.test("probe: a control task is easier where one token has one label, and s
 end)
 
 check.test("probe: the causal check moves the answer with the probe's directions and not with random ones", function()
-  local set = tasks.agreement(model, { n = 60, seed = 3 })
+  local set = tasks.agreement(model, { n = 40, seed = 3 })
   local function number(pair, _, side)
     local answer = side == "clean" and pair.answer[1] or pair.wrong[1]
     return (answer == model:token " is" or answer == model:token " was") and 1 or 2
