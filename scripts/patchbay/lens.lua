@@ -3,7 +3,9 @@
 -- The lens is a patch: the last stream gets an earlier one's value, and the model's own norm and unembedding do the rest.
 local pb = require "patchbay"
 local lens = {}
-for name, fn in pairs(require "patchbay.residual") do lens[name] = fn end
+for _, module in ipairs { require "patchbay.residual", require "patchbay.flow" } do
+  for name, fn in pairs(module) do lens[name] = fn end
+end
 
 -- The variants of a lens: the stream before layer 0, 1, ..., and the last one as it is. tuned: translators from lens.train.
 local function variants(run, tuned)
@@ -119,43 +121,6 @@ function lens.train(model, runs, given)
     tuned.b[layer + 1] = mean_y - mean_x:matmul(tuned.A[layer + 1])
   end
   return tuned
-end
-
--- ---- attention flow, neurons ------------------------------------------------------------------------------------------------------------
-
--- lens.rollout(run [, { residual = 0.5, layers = }]) -> grid [dest, src]: patterns, mean over heads, mixed with the identity and multiplied up
-function lens.rollout(run, given)
-  local o = pb.options(given, { residual = 0.5, layers = run.model.layers }, "lens.rollout")
-  local flow, eye = nil, pb.zeros { #run, #run }
-  for p = 0, #run - 1 do eye:set(p, p, 1) end
-  for layer = 0, o.layers - 1 do
-    local step = run:value("pattern", layer):mean(0) * (1 - o.residual) + eye * o.residual
-    flow = flow and step:matmul(flow) or step
-  end
-  return pb.grid { values = flow, axes = { "dest", "src" }, labels = { dest = run.labels, src = run.labels }, unit = "rollout", name = "attention rollout",
-                   about = { model = run.model.name, prompt = run.text } }
-end
-
--- lens.examples(model, prompts, { layer =, neuron =, k = 10, batch = 32 }) -> list of { value =, prompt =, pos =, token =, run = }, the largest first
-function lens.examples(model, prompts, given)
-  local o, best = pb.options(given, { "layer", "neuron", k = 10, batch = 32 }, "lens.examples"), {}
-  if not o.layer or not o.neuron then pb.fail "lens.examples needs layer and neuron" end
-  for first = 1, #prompts, o.batch do
-    for i, run in ipairs(model:runs { table.unpack(prompts, first, math.min(first + o.batch - 1, #prompts)) }) do
-      local values = run[{ site = "mlp_post", layer = o.layer, neuron = o.neuron }]:reshape(-1)
-      local top, places = values:topk(math.min(o.k, #run))
-      for j, pos in ipairs(places:tolist()) do
-        pos = math.tointeger(pos)
-        best[#best + 1] = { value = top:get(j - 1), prompt = first + i - 1, pos = pos, token = run.labels[pos + 1], run = run }
-      end
-    end
-    table.sort(best, function(a, b)
-      if a.value ~= b.value then return a.value > b.value end
-      return a.prompt < b.prompt or (a.prompt == b.prompt and a.pos < b.pos)
-    end)
-    for j = #best, o.k + 1, -1 do best[j] = nil end
-  end
-  return best
 end
 
 return lens

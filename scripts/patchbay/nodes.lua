@@ -40,35 +40,6 @@ function nodes.one(node)
   return node
 end
 
-local function label(node)
-  if node.name then return node.name end
-  if node[1] then return "group" end
-  local place = node.head and ("%s.%s"):format(node.layer, type(node.head) == "table" and table.concat(node.head, ",") or node.head) or node.layer
-  return node.site and (place and node.site .. " " .. place or node.site) or tostring(place)
-end
-
-function nodes.named(list)
-  local out = {}
-  for i, node in ipairs(list) do
-    local own = {}
-    for key, value in pairs(nodes.one(node)) do own[key] = value end
-    own.name = label(own)
-    out[i] = own
-  end
-  return out
-end
-
--- Everything that writes into the stream, in its order: embeddings, every head and every MLP.
-function nodes.components(model)
-  local list = { { site = "embed" } }
-  if nodes.has(model, "pos_embed") then list[2] = { site = "pos_embed" } end
-  for layer = 0, model.layers - 1 do
-    for head = 0, model.heads - 1 do list[#list + 1] = { layer = layer, head = head, name = ("%d.%d"):format(layer, head) } end
-    list[#list + 1] = { site = "mlp", layer = layer, name = "MLP " .. layer }
-  end
-  return list
-end
-
 local function as_list(x) return type(x) == "table" and x or { x } end
 
 -- Positions of prompt i as a list without repeats, or nil for all.
@@ -228,24 +199,6 @@ function nodes.patch(place, action)
   local patch = { site = place.full, pos = place.pos, head = place.head, neuron = place.neuron }
   for key, value in pairs(action) do patch[key] = value end
   return patch
-end
-
--- senders x receivers as cells; with one sender the receivers' axes keep their names, else they are receiver_layer, ...
-function nodes.product(senders, receivers)
-  local list = { axes = {}, coords = {}, labels = {}, shape = {} }
-  local function add(from, prefix)
-    for a, axis in ipairs(from.axes) do
-      local name = axis == "receiver" and axis or prefix .. axis
-      list.axes[#list.axes + 1], list.coords[name], list.labels[name] = name, from.coords[axis], from.labels[axis]
-      list.shape[#list.shape + 1] = from.shape[a]
-    end
-  end
-  if #senders > 1 or not receivers.axes then add(senders, "") end
-  if receivers.axes then add(receivers, #senders > 1 and "receiver_" or "") end
-  for s = 1, #senders do
-    for r = 1, #receivers do list[#list + 1] = { s = s, r = r } end
-  end
-  return list
 end
 
 return nodes

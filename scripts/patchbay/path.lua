@@ -6,14 +6,9 @@
 -- mlps = "live": what passes through MLPs is part of the path, as in the paper; "frozen": the direct edge alone, exact.
 -- norms = "frozen": layer norms keep the run's own scale, so that edges are linear and add up.
 local pb = require "patchbay"
-local cells, nodes = require "patchbay.cells", require "patchbay.nodes"
+local cells, nodes, lists = require "patchbay.cells", require "patchbay.nodes", require "patchbay.node_lists"
 
 local path = {}
-
-local SWEPT = { -- senders by name
-  heads = { site = "z", over = { "layer", "head" } }, attns = { site = "attn_out", over = { "layer" } },
-  mlps = { site = "mlp_out", over = { "layer" } }, neurons = { site = "mlp_post", over = { "layer", "neuron" } },
-}
 
 -- Hold attention (and MLPs, norms) from the first changed layer on, but for what the changed places need to pass on. The run's own
 -- values go in as tensors, which hold.kept has for all variants; before position hold.from no variant differs from the run.
@@ -100,22 +95,6 @@ local function of_pair(set, i, senders, receivers, o)
   end, function() return reached or not final[1] end
 end
 
-local function expand(set, list, what, axis)
-  if list == "components" then list = nodes.components(set.model) end
-  if type(list) == "string" then
-    list = SWEPT[list] or pb.fail("path.sweep: %s must be \"heads\", \"attns\", \"mlps\", \"neurons\", \"components\", { site =, over = } or a list; got '%s'", what, list)
-  end
-  if type(list) ~= "table" then pb.fail("path.sweep: %s is missing: \"heads\", \"mlps\", { site = \"z\", over = { \"layer\", \"head\" } }, or a list", what) end
-  if not list.over then return #list > 0 and cells.named(nodes.named(list), axis) or pb.fail("path.sweep: the list of %s is empty", what) end
-  local out = cells.over(set, list)
-  for _, cell in ipairs(out) do
-    for _, key in ipairs { "site", "layer", "head", "neuron", "pos" } do
-      if cell[key] == nil then cell[key] = list[key] end
-    end
-  end
-  return out
-end
-
 -- path.sweep(set, { senders =, receiver = node | receivers =, via =, pos =, mlps =, norms =, metric =, direction =, new = }) -> grid
 function path.sweep(set, given)
   local o = pb.options(given, { "senders", "receiver", "receivers", "via", "pos", "memory", metric = "logit_diff", mlps = "live", norms = "live",
@@ -126,10 +105,10 @@ function path.sweep(set, given)
   pb.one_of(o.direction, { "denoising", "noising" }, "path.sweep: direction")
   pb.one_of(o.new, { "other", "zero" }, "path.sweep: new")
   if (o.receiver == nil) == (o.receivers == nil) then pb.fail "path.sweep needs receiver (one node) or receivers (a list of them, or { site =, over = })" end
-  local senders = expand(set, o.senders, "senders", "sender")
-  local receivers = o.receivers and expand(set, o.receivers, "receivers", "receiver") or { nodes.one(o.receiver) }
+  local senders = lists.expand(set, o.senders, "senders", "sender")
+  local receivers = o.receivers and lists.expand(set, o.receivers, "receivers", "receiver") or { nodes.one(o.receiver) }
   local variants, connected, current
-  local grid = cells.measure(set, nodes.product(senders, receivers), function(_, cell, i)
+  local grid = cells.measure(set, lists.product(senders, receivers), function(_, cell, i)
     if i ~= current then
       if connected and not connected() then pb.fail "path.sweep: no sender comes before a receiver in the computation: no path exists" end
       variants, connected = of_pair(set, i, senders, receivers, o)

@@ -2,51 +2,10 @@
 -- regression, cross-validated; control tasks (Hewitt and Liang 2019) say how much of it the probe could have learnt by heart; and the
 -- causal check says whether the model uses what the probe found. A probe alone shows that something is there, not that it matters.
 local pb = require "patchbay"
-local cells = require "patchbay.cells"
+local cells, classifier = require "patchbay.cells", require "patchbay.classifier"
 
-local probe = {}
+local probe = { fit = classifier.fit }
 local OPTIONS = { "seed", "layer", "pos", site = "resid_pre", label = "answer", side = "clean", folds = 5, ridge = 0.01, control = false }
-
--- ---- classifiers, in terms of scalar products of examples: n x n, whatever the width -----------------------------------------------
-
-local function one_hot(labels, rows, n_classes)
-  local y = pb.zeros { #rows, n_classes }
-  for i, row in ipairs(rows) do y:set(i - 1, labels[row] - 1, 1) end
-  return y
-end
-
--- Weights of examples [n, classes] so that scores are (products with the training examples) x (weights), and the intercepts.
-local SOLVERS = {
-  linear = function(K, y, ridge)
-    local shift, damped = y:mean(0), K:clone()
-    for i = 0, K.shape[1] - 1 do damped:set(i, i, damped:get(i, i) + ridge * K.shape[1]) end
-    return damped:solve(y - shift), shift
-  end,
-  logistic = function(K, y, ridge) -- minimises mean cross entropy + ridge / 2 |W|^2, by accelerated gradient steps on the examples' weights
-    local n = K.shape[1]
-    local step, shift = 1 / (0.5 * K:abs():sum(1):max() / n + ridge), (y:mean(0) + 1e-6):log()
-    local a, ahead, momentum = pb.zeros(y.shape), nil, 1
-    ahead = a
-    for _ = 1, 200 do
-      local gradient = ((K:matmul(ahead) + shift):softmax(1) - y) / n + ahead * ridge
-      local new, next_momentum = ahead - gradient * step, (1 + (1 + 4 * momentum ^ 2) ^ 0.5) / 2
-      ahead, a, momentum = new + (new - a) * ((momentum - 1) / next_momentum), new, next_momentum
-    end
-    return a, shift
-  end,
-}
-
--- probe.fit(x [n, d], labels (1 to classes), classes [, method, ridge]) -> { W [d, classes], b [classes], mean [d], scores = function(x) }
-function probe.fit(x, labels, n_classes, method, ridge)
-  local rows, mean = {}, x:mean(0)
-  for i = 1, #labels do rows[i] = i end
-  local centred = x - mean
-  local scale = math.max(centred:square():sum() / #labels, 1e-30) ^ 0.5                        -- examples of mean length 1
-  centred = centred / scale
-  local weights, shift = SOLVERS[method or "linear"](centred:matmul(centred:transpose(0, 1)), one_hot(labels, rows, n_classes), ridge or 0.01)
-  local W = centred:transpose(0, 1):matmul(weights) / scale
-  return { W = W, b = shift, mean = mean, scores = function(z) return (z - mean):matmul(W) + shift end }
-end
 
 -- ---- examples -------------------------------------------------------------------------------------------------------------------------
 
@@ -165,14 +124,6 @@ end
 
 -- ---- the causal check -----------------------------------------------------------------------------------------------------------------
 
--- An orthonormal basis [d, k] of the columns' span.
-local function basis(columns, k)
-  local u, s = columns:svd()
-  local rank, n = 0, math.min(k, s.count)
-  for i = 0, n - 1 do rank = s:get(i) > 1e-5 * s:get(0) and rank + 1 or rank end
-  return u:narrow(1, 0, math.max(rank, 1))
-end
-
 -- probe.causal(set, { pos = "end", metric = "logit_diff", method =, directions =, train = 0.5, ... }) -> { effect = grid [direction, layer], accuracy = grid
 -- [layer, pos], rank = }: probes are trained on the first part of the pairs; in the clean prompts of the others the directions that the probe
 -- reads are set to their mean, and, to compare, as many random directions. effect:change() is what that costs.
@@ -190,9 +141,9 @@ function probe.causal(set, given)
     local rows = {}
     for j, example in ipairs(list) do rows[j] = vector(train, example, o, cell.layer, o.pos) end
     local fitted = probe.fit(pb.stack(rows), labels, #classes, o.method, o.ridge)
-    local found = basis(fitted.W, o.directions or #classes - 1)
+    local found = classifier.basis(fitted.W, o.directions or #classes - 1)
     rank = math.max(rank, found.shape[2])
-    spaces[l] = { mean = fitted.mean, probe = found, random = basis(pb.randn { found.shape[1], found.shape[2], seed = o.seed, draw = l }, found.shape[2]) }
+    spaces[l] = { mean = fitted.mean, probe = found, random = classifier.basis(pb.randn { found.shape[1], found.shape[2], seed = o.seed, draw = l }, found.shape[2]) }
   end
   local grid_cells = { axes = { "direction", "layer" }, coords = { direction = kinds, layer = layers.coords.layer },
                        labels = { direction = kinds, layer = layers.labels.layer }, shape = { 2, #layers } }

@@ -32,7 +32,7 @@ end
 -- B = W_Q W_K^T ("Q"), its transpose ("K") or W_V W_O ("V") of the later one; 0 where it is not in a later layer
 function weights.composition(model, kind)
   pb.one_of(kind, { "Q", "K", "V" }, "heads.composition: kind")
-  local L, H, D, left, right, norm = model.layers, model.heads, model.d_model, {}, {}, { left = {}, right = {} }
+  local L, H, left, right, norm = model.layers, model.heads, {}, {}, { left = {}, right = {} }
   for layer = 0, L - 1 do
     local w, rows, columns, a, b = weights.of(model, layer), {}, {}, {}, {}
     for h = 1, H do
@@ -54,7 +54,6 @@ function weights.composition(model, kind)
       values:select(0, i):select(1, j):copy_(score)
     end
   end
-  assert(D > 0)
   return pb.grid { values = values, axes = { "layer", "head", "later_layer", "later_head" }, unit = "composition score", name = kind .. " composition",
                    about = { model = model.name } }
 end
