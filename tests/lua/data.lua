@@ -8,23 +8,20 @@ local quiet = { quiet = true }
 
 
 check.test("data.facts: the built-in file, only what the model knows", function()
-  local facts = data.facts(model, "facts", quiet)
-  check.eq(facts.report.read, 1045)
-  check.eq(#facts, facts.report.kept)
-  check.eq(#facts + #facts.report.dropped, 1045)
-  check.ok(#facts >= 1040, #facts .. " known")
-  for i = 1, #facts, 50 do
+  local facts = data.facts(model, "facts", { n = 60, seed = 1, quiet = true })
+  check.eq({ facts.report.read, #facts, facts.report.kept }, { 1045, 60, 60 })
+  check.ok(#facts.report.dropped <= 3, "the model knows nearly all of them")
+  for i = 1, #facts, 10 do
     local fact = facts[i]
     check.eq(fact.run:top(1)[1].id, fact.answer)
     check.eq(fact.positions, fact.run:find(fact.subject))
     check.ok(rawequal(fact.of, facts))
   end
-  check.eq(facts[1].subject, "Eiffel Tower")
   check.eq(#facts.subjects, 1045)
   check.eq(facts:accuracy(), 1.0)
   local first, rest = facts:split(0.25)
-  check.eq(#first + #rest, #facts)
-  check.eq(rest[1].prompt, facts[#first + 1].prompt)
+  check.eq({ #first, #rest }, { 15, 45 })
+  check.eq(rest[1].prompt, facts[16].prompt)
   check.eq(#rest.subjects, 1045, "the scale of the noise is the whole file's")
 end)
 
@@ -73,11 +70,11 @@ check.test("data.facts: bad lines are named with their number, and skipped only 
 end)
 
 check.test("facts:pairs: subjects of the same length with another answer, both known", function()
-  local facts = data.facts(model, "facts", { n = 40, seed = 2, quiet = true })
+  local facts = data.facts(model, "facts", { n = 16, seed = 2, quiet = true })
   local set, report = facts:pairs { seed = 3, quiet = true }
   check.eq(#set, report.kept)
-  check.eq(#set + #report.dropped, 40)
-  check.ok(#set >= 35)
+  check.eq(#set + #report.dropped, 16)
+  check.ok(#set >= 13)
   for i = 1, #set do
     local pair = set[i]
     check.eq({ pair.clean:top(1)[1].id, pair.corrupt:top(1)[1].id }, { pair.answer[1], pair.wrong[1] })
