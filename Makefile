@@ -23,6 +23,8 @@ OPENMP    := $(shell printf '\043include <omp.h>\nint main(void){return omp_in_p
                | $(CC) -fopenmp -x c - -o /dev/null 2>/dev/null && echo -fopenmp \
                || echo -fopenmp=libgomp -idirafter $$(dirname $$(gcc -print-file-name=include/omp.h)))
 
+WARNINGS  += $(if $(findstring libgomp,$(OPENMP)),-Wno-unused-variable) # what only the dropped pragmas use
+
 CFLAGS_ALL = -std=c11 $(OPT) $(OPENMP) -fno-math-errno -ffp-contract=off $(WARNINGS) $(DEP_CFLAGS) $(SAN) $(CFLAGS)
 LDFLAGS_ALL = $(OPENMP) $(SAN) $(LDFLAGS)
 
