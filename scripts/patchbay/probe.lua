@@ -9,13 +9,18 @@ local OPTIONS = { "seed", "layer", "pos", site = "resid_pre", label = "answer", 
 
 -- ---- examples -------------------------------------------------------------------------------------------------------------------------
 
--- Folds dealt class by class in a seeded order, so that every class is in every fold as evenly as its size allows.
-local function deal(labels, folds, seed)
-  local order, fold, at = pb.rand { #labels, seed = seed, draw = 0 }:argsort():tolist(), {}, {}
+-- Folds dealt class by class in a seeded order, so that every class is in every fold as evenly as its size allows. Both prompts of a pair
+-- are in one fold: they are equal but for the label, and a probe that saw one would be sure to be wrong about the other.
+local function deal(list, labels, folds, seed)
+  local order, fold, at, of_pair = pb.rand { #labels, seed = seed, draw = 0 }:argsort():tolist(), {}, {}, {}
   for _, i in ipairs(order) do
     local row = math.tointeger(i) + 1
-    at[labels[row]] = (at[labels[row]] or labels[row]) + 1
-    fold[row] = at[labels[row]] % folds + 1
+    local pair, class = list[row].i, labels[row]
+    if not of_pair[pair] then
+      at[class] = (at[class] or class) + 1
+      of_pair[pair] = at[class] % folds + 1
+    end
+    fold[row] = of_pair[pair]
   end
   return fold
 end
@@ -98,7 +103,7 @@ local function sweep(method, set, given)
     local rows, of = {}, labels
     for j, example in ipairs(list) do rows[j] = vector(set, example, o, cell.layer, cell.pos) end
     if o.control then of = control_labels(set, list, labels, cell.pos, o.seed) end
-    values[i] = accuracy(pb.stack(rows), of, #classes, deal(of, o.folds, o.seed), o, method)
+    values[i] = accuracy(pb.stack(rows), of, #classes, deal(list, of, o.folds, o.seed), o, method)
   end
   local grid = pb.grid { values = pb.tensor(values):reshape(grid_cells.shape), axes = grid_cells.axes, coords = grid_cells.coords, labels = grid_cells.labels,
                          unit = o.control and "accuracy on the control task" or "probe accuracy", name = method .. " probe",

@@ -35,7 +35,7 @@ for _, method in ipairs { "linear", "logistic" } do
     check.eq(grid.axes, { "layer", "pos" })
     check.eq({ report.examples, #report.classes, report.left_out, report.chance }, { 48, 2, 0, 0.5 })
     check.ok((grid:get { layer = 5, pos = "end" }) > 0.9, "the last layer at the end knows the number of the verb")
-    check.ok((grid:get { layer = 0, pos = "end" }) < 0.8, "the embedding of the attractor cannot know it")
+    check.close((grid:get { layer = 0, pos = "end" }), 0.5, 0.05, "the embedding of the attractor cannot know it: chance, and not less")
     local again = probe[method](set, { label = number, side = "both", pos = { "subject", "end" }, layer = { 0, 5 } })
     check.eq(again.values, grid.values, "the same seed")
   end)

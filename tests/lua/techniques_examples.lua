@@ -1,5 +1,5 @@
 -- The examples of paths, heads, lenses and probes say what is true of the built-in model.
-local check = require "patchbay.check"
+local pb, check = require "patchbay", require "patchbay.check"
 local out = check.output_folder()
 
 local function run(name)
@@ -27,3 +27,23 @@ end)
 check.test("example probe: what is read at the subject is used there", function()
   has(run "probe", "chance 0%.50; 160 prompts", "\n    0 +1%.00 .*%-4%.%d+", "\n    5 +1%.00 +1%.00")
 end)
+
+-- ---- recipes of ../shared, as written ------------------------------------------------------------------------------------------------
+
+local shared = (check.environment "PB_SHARED" or "../shared") .. "/recipes/"
+
+local function recipe(name)
+  if not pcall(pb.read, shared .. "../golden/techniques/path/gpt2/case.json") then check.skip("no " .. shared) end
+  local result = check.recipe { file = shared .. name .. ".lua", output = out .. "/recipe_" .. name }
+  check.ok(result.ok, name .. ": " .. tostring(result.message))
+  return result.printed
+end
+
+check.test("recipe 06_path runs as written", function() recipe "06_path" end)
+
+check.test("recipe 07_induction runs as written, and confirms the circuit", function()
+  local low = tonumber(recipe "07_induction":match "path patching.* from (%-?%d+%.%d+) to")
+  check.ok(low and low > 0.15, "each previous-token head brings something back: " .. tostring(low))
+end)
+
+check.test("recipe 08_compare runs as written", function() recipe "08_compare" end)
