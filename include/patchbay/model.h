@@ -52,6 +52,14 @@ pb_status pb_model_with_weights(const pb_model *base, const pb_named_tensor *wei
  * with weight processing. */
 pb_status pb_model_refresh(pb_model *model, pb_error *err);
 
+/* Writes the model as a Hugging Face folder: model.safetensors with the checkpoint's names, the tokenizer's files where the
+ * model came from a folder that has them, and config.json last. dtype: F32, F16, BF16 for all float weights; PB_STORED_OTHER:
+ * what they all have, or F32 where they differ (nothing is lost). config.json is as it was read, but for its torch_dtype
+ * (dtype) when that is another now. The folder is made if need be; files in it are replaced, each at once. Refused: a model with
+ * weight processing (no architecture has a name for such weights), a value that dtype cannot hold, a folder with a sharded
+ * model. */
+pb_status pb_model_export(const pb_model *model, const char *folder, pb_stored dtype, pb_error *err);
+
 /* ---- what a model is ---------------------------------------------------------------------------------------------------- */
 
 pb_model *pb_model_ref(pb_model *model);

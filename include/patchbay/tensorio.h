@@ -39,10 +39,23 @@ const pb_entry *pb_safetensors_find(const pb_safetensors *file, const char *name
 const char *pb_safetensors_metadata(const pb_safetensors *file, const char *key);  /* NULL if absent */
 size_t pb_safetensors_bytes(const pb_safetensors *file);
 
+/* A state dict that torch.save wrote (PyTorch 1.6 or newer): names and tensors, or a dictionary that has such a one under
+ * "state_dict". The file is mapped; its pickle is read without executing anything: a name in it that does not belong to
+ * rebuilding tensors is refused (PB_ERR_UNSUPPORTED, which says the name). Tensors that are not row-major are copied. */
+typedef struct pb_torch pb_torch;
+pb_status pb_torch_open(pb_context *ctx, const char *path, pb_torch **out, pb_error *err);
+void pb_torch_close(pb_torch *file); /* NULL is a no-op */
+size_t pb_torch_count(const pb_torch *file);
+const pb_entry *pb_torch_at(const pb_torch *file, size_t i); /* in the dictionary's order */
+
 /* A copy as float32 (floats of any width; integers to int32, an error where they do not fit). */
 pb_status pb_entry_load(pb_context *ctx, const pb_entry *entry, pb_tensor **out, pb_error *err);
 /* count elements from element `first`, widened to float32. Any alignment. Float types only. */
 void pb_widen(pb_stored type, const void *data, size_t first, size_t count, float *out);
+
+/* count float32 numbers as F32, F16 or BF16, to nearest, ties to even; out is aligned to its type. Returns how many finite
+ * ones became infinite. */
+size_t pb_narrow(pb_stored type, const float *in, size_t count, void *out);
 
 typedef struct pb_named_tensor {
     const char *name;
@@ -53,6 +66,10 @@ typedef struct pb_named_tensor {
  * if any, is untouched. metadata: n_metadata pairs key, value (may be NULL). */
 pb_status pb_safetensors_write(pb_context *ctx, const char *path, const pb_named_tensor *tensors, size_t n,
                                const char *const *metadata, size_t n_metadata, pb_error *err);
+/* Stored tensors as they are, but float ones as `type` (F32, F16, BF16). A finite value that the type cannot hold is an
+ * error that names the tensor. */
+pb_status pb_safetensors_write_entries(pb_context *ctx, const char *path, const pb_entry *const *entries, size_t n,
+                                       pb_stored type, const char *const *metadata, size_t n_metadata, pb_error *err);
 pb_status pb_npy_write(const pb_tensor *t, const char *path, pb_error *err);
 pb_status pb_npy_read(pb_context *ctx, const char *path, pb_tensor **out, pb_error *err); /* f4 f8 i4 i8, C or Fortran order */
 /* Long form: one row per element: axis columns (axis_names[ndim]) then "value" with 9 significant digits; labels[axis]

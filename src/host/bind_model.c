@@ -483,6 +483,7 @@ static const luaL_Reg methods[] = {
     {"generate", model_generate},
     {"with", pb_model_with},
     {"refresh", pb_model_refresh_vectors},
+    {"save", pb_model_save},
     {NULL, NULL},
 };
 

@@ -4,6 +4,7 @@
 
 #include "host/objects.h"
 #include "host/private.h"
+#include "model/export.h"
 
 static int compare_names(const void *a, const void *b) {
     return strcmp(((const pb_named_tensor *)a)->name, ((const pb_named_tensor *)b)->name);
@@ -111,4 +112,31 @@ int pb_model_config_table(lua_State *L) {
     const char *text = pb_model_config(pb_check_model(L, 1));
     pb_json_decode(L, text, strlen(text), "config.json");
     return 1;
+}
+
+/* model:save(folder [, { dtype = "f32" | "f16" | "bf16" }]) */
+int pb_model_save(lua_State *L) {
+    static const char *const fields[] = {"dtype", NULL};
+    static const char *const words[] = {"f32", "f16", "bf16", NULL};
+    static const pb_stored types[] = {PB_STORED_F32, PB_STORED_F16, PB_STORED_BF16, PB_STORED_OTHER};
+    pb_check_arity(L, 3);
+    const pb_model *model = pb_check_model(L, 1);
+    const char *folder = pb_check_text(L, 2, "folder", NULL);
+    pb_stored dtype = PB_STORED_OTHER;
+    if (!lua_isnoneornil(L, 3)) {
+        pb_check_fields(L, 3, fields, 0);
+        dtype = types[pb_field_word(L, 3, "dtype", words, 3)];
+    }
+    lua_settop(L, 3);
+    const char *path = NULL;
+    for (size_t i = 0; PB_EXPORT_FILES[i]; i++) { /* each may be written there */
+        lua_settop(L, 3);
+        lua_pushfstring(L, "%s/%s", folder, PB_EXPORT_FILES[i]); /* 4 */
+        path = pb_host_output_path(L, lua_tostring(L, 4));
+    }
+    const char *end = strrchr(path, '/');
+    lua_pushlstring(L, path, (size_t)(end - path));
+    PB_LUA(L, pb_model_export(model, lua_tostring(L, -1), dtype, pb_lua_error(L)));
+    pb_host_wrote(L, path);
+    return 0;
 }

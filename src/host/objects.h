@@ -43,6 +43,7 @@ const char *pb_push_side_by_side(lua_State *L, const pb_run *a, const char *name
 int pb_model_make(lua_State *L);
 int pb_model_with(lua_State *L);
 int pb_model_refresh_vectors(lua_State *L);
+int pb_model_save(lua_State *L);
 int pb_model_config_table(lua_State *L);
 
 /* ---- models and runs ------------------------------------------------------------------------------------------------------ */

@@ -1,12 +1,27 @@
 /* Writing safetensors: tensors in the order given, data aligned to 64 bytes (readers map it), header padded with spaces.
- * Strided tensors are written as they read, row by row, through one contiguous copy at a time. */
+ * Strided tensors are written as they read, row by row, through one contiguous copy at a time. Entries of other files are
+ * converted in pieces. */
 #include <string.h>
 
 #include "base/file.h"
 #include "base/strbuf.h"
-#include "patchbay/tensorio.h"
+#include "tensor/stored.h"
 
-enum { LENGTH_FIELD = 8, ALIGNMENT = 64 };
+enum { LENGTH_FIELD = 8, ALIGNMENT = 64, PIECE = 1 << 16 /* elements */ };
+
+/* One tensor to write: of memory, or an entry whose floats are written as `type`. */
+typedef struct item {
+    const char *name;
+    const pb_tensor *tensor; /* NULL: entry */
+    const pb_entry *entry;
+    pb_stored type;
+} item;
+
+static size_t item_bytes(const item *it) {
+    if (it->tensor)
+        return (size_t)pb_tensor_count(it->tensor) * 4;
+    return it->entry->bytes / pb_stored_size(it->entry->type) * pb_stored_size(it->type);
+}
 
 /* JSON string. Valid UTF-8 passes through; the caller's bytes are checked by check_name. */
 static void add_quoted(pb_strbuf *b, const char *text) {
@@ -46,7 +61,7 @@ static bool is_utf8(const char *text) {
     return true;
 }
 
-static pb_status check_names(const char *path, const pb_named_tensor *tensors, size_t n, const char *const *metadata,
+static pb_status check_names(const char *path, const item *tensors, size_t n, const char *const *metadata,
                              size_t n_metadata, pb_error *err) {
     for (size_t i = 0; i < n; i++) {
         if (!is_utf8(tensors[i].name))
@@ -72,8 +87,7 @@ static pb_status check_names(const char *path, const pb_named_tensor *tensors, s
     return PB_OK;
 }
 
-static void add_header(pb_strbuf *b, const pb_named_tensor *tensors, size_t n, const char *const *metadata,
-                       size_t n_metadata) {
+static void add_header(pb_strbuf *b, const item *items, size_t n, const char *const *metadata, size_t n_metadata) {
     uint64_t at = 0;
     const char *separator = "";
     pb_strbuf_add_char(b, '{');
@@ -88,14 +102,16 @@ static void add_header(pb_strbuf *b, const pb_named_tensor *tensors, size_t n, c
         separator = ",";
     }
     for (size_t i = 0; i < n; i++, separator = ",") {
-        const pb_tensor *t = tensors[i].tensor;
+        const pb_tensor *t = items[i].tensor;
+        const pb_entry *entry = items[i].entry;
         char shape[256];
-        uint64_t end = at + (uint64_t)pb_tensor_count(t) * 4;
+        uint64_t end = at + item_bytes(&items[i]);
         pb_strbuf_add(b, separator);
-        add_quoted(b, tensors[i].name);
+        add_quoted(b, items[i].name);
         pb_strbuf_printf(b, ":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%llu,%llu]}",
-                         pb_tensor_dtype(t) == PB_F32 ? "F32" : "I32",
-                         pb_shape_text(pb_tensor_ndim(t), pb_tensor_shape(t), shape, sizeof shape),
+                         pb_stored_name(items[i].type),
+                         t ? pb_shape_text(pb_tensor_ndim(t), pb_tensor_shape(t), shape, sizeof shape)
+                           : pb_shape_text(entry->ndim, entry->shape, shape, sizeof shape),
                          (unsigned long long)at, (unsigned long long)end);
         at = end;
     }
@@ -104,7 +120,7 @@ static void add_header(pb_strbuf *b, const pb_named_tensor *tensors, size_t n, c
         pb_strbuf_add_char(b, ' ');
 }
 
-static pb_status write_elements(pb_file_writer *w, const pb_tensor *t, pb_error *err) {
+static pb_status write_tensor(pb_file_writer *w, const pb_tensor *t, pb_error *err) {
     pb_tensor *whole = NULL;
     PB_TRY(pb_tensor_make_contiguous(t, &whole, err));
     const void *data = pb_tensor_dtype(whole) == PB_F32 ? (const void *)pb_tensor_floats(whole) : pb_tensor_ints(whole);
@@ -113,14 +129,36 @@ static pb_status write_elements(pb_file_writer *w, const pb_tensor *t, pb_error 
     return status;
 }
 
-pb_status pb_safetensors_write(pb_context *ctx, const char *path, const pb_named_tensor *tensors, size_t n,
-                               const char *const *metadata, size_t n_metadata, pb_error *err) {
-    PB_TRY(check_names(path, tensors, n, metadata, n_metadata, err));
+static pb_status write_entry(pb_context *ctx, pb_file_writer *w, const item *it, pb_error *err) {
+    const pb_entry *entry = it->entry;
+    if (entry->type == it->type)
+        return pb_file_writer_add(w, entry->data, entry->bytes, err);
+    size_t count = entry->bytes / pb_stored_size(entry->type), size = pb_stored_size(it->type);
+    float *wide = pb_alloc(ctx, 2 * PIECE, sizeof *wide);
+    if (!wide)
+        return pb_fail_memory(err, ctx, 2 * PIECE * sizeof *wide, "converting a weight");
+    pb_status status = PB_OK;
+    for (size_t at = 0; at < count && status == PB_OK; at += PIECE) {
+        size_t n = count - at < PIECE ? count - at : PIECE;
+        pb_widen(entry->type, entry->data, at, n, wide);
+        if (pb_narrow(it->type, wide, n, wide + PIECE))
+            status = pb_fail(err, PB_ERR_ARGUMENT, "tensor '%.200s' has a value that %s cannot hold; write F32 or BF16",
+                             it->name, pb_stored_name(it->type));
+        else
+            status = pb_file_writer_add(w, wide + PIECE, n * size, err);
+    }
+    pb_free(wide);
+    return status;
+}
+
+static pb_status write_items(pb_context *ctx, const char *path, const item *items, size_t n,
+                             const char *const *metadata, size_t n_metadata, pb_error *err) {
+    PB_TRY(check_names(path, items, n, metadata, n_metadata, err));
     pb_strbuf text;
     char *header = NULL;
     size_t length = 0;
     pb_strbuf_init(&text, ctx);
-    add_header(&text, tensors, n, metadata, n_metadata);
+    add_header(&text, items, n, metadata, n_metadata);
     PB_TRY(pb_strbuf_take(&text, &header, &length, "a safetensors header", err));
     pb_file_writer *w = NULL;
     pb_status status = pb_file_writer_open(ctx, path, &w, err);
@@ -133,7 +171,7 @@ pb_status pb_safetensors_write(pb_context *ctx, const char *path, const pb_named
     if (status == PB_OK)
         status = pb_file_writer_add(w, header, length, err);
     for (size_t i = 0; status == PB_OK && i < n; i++) {
-        status = write_elements(w, tensors[i].tensor, err);
+        status = items[i].tensor ? write_tensor(w, items[i].tensor, err) : write_entry(ctx, w, &items[i], err);
         if (status == PB_OK)
             status = pb_context_check(ctx, err);
     }
@@ -144,5 +182,38 @@ pb_status pb_safetensors_write(pb_context *ctx, const char *path, const pb_named
 done:
     pb_file_writer_drop(w);
     pb_free(header);
+    return status;
+}
+
+pb_status pb_safetensors_write(pb_context *ctx, const char *path, const pb_named_tensor *tensors, size_t n,
+                               const char *const *metadata, size_t n_metadata, pb_error *err) {
+    item *items = pb_alloc(ctx, n, sizeof *items);
+    if (!items)
+        return pb_fail_memory(err, ctx, n * sizeof *items, "a list of tensors");
+    for (size_t i = 0; i < n; i++) {
+        const pb_tensor *t = tensors[i].tensor;
+        items[i] = (item){tensors[i].name, t, NULL, pb_tensor_dtype(t) == PB_F32 ? PB_STORED_F32 : PB_STORED_I32};
+    }
+    pb_status status = write_items(ctx, path, items, n, metadata, n_metadata, err);
+    pb_free(items);
+    return status;
+}
+
+pb_status pb_safetensors_write_entries(pb_context *ctx, const char *path, const pb_entry *const *entries, size_t n,
+                                       pb_stored type, const char *const *metadata, size_t n_metadata, pb_error *err) {
+    item *items = pb_alloc(ctx, n, sizeof *items);
+    if (!items)
+        return pb_fail_memory(err, ctx, n * sizeof *items, "a list of tensors");
+    pb_status status = PB_OK;
+    for (size_t i = 0; i < n && status == PB_OK; i++) {
+        const pb_entry *entry = entries[i];
+        items[i] = (item){entry->name, NULL, entry, pb_stored_is_float(entry->type) ? type : entry->type};
+        if (entry->type == PB_STORED_OTHER)
+            status = pb_fail(err, PB_ERR_UNSUPPORTED, "tensor '%.200s' is stored as %.40s, which cannot be written",
+                             entry->name, entry->dtype);
+    }
+    if (status == PB_OK)
+        status = write_items(ctx, path, items, n, metadata, n_metadata, err);
+    pb_free(items);
     return status;
 }

@@ -368,6 +368,163 @@ static void model_with_weights__stored_copy_of_a_tied_embedding(void **state) {
     drop_weights(list);
 }
 
+/* ---- export ---------------------------------------------------------------------------------------------------------------------- */
+
+static pb_model *export_and_open(pb_context *ctx, const pb_model *model, pb_stored dtype) {
+    pb_error err = {0};
+    char *folder = test_folder();
+    assert_ok(pb_model_export(model, test_path(folder, "new/folder"), dtype, &err));
+    pb_model *back = open_folder(ctx, test_path(folder, "new/folder"), NULL);
+    test_folder_remove(folder);
+    return back;
+}
+
+static void model_export__every_golden_folder__loads_with_the_same_logits(void **state) {
+    static const char *const cases[] = {"gpt2",      "gpt2-untied",    "llama",         "llama-bias", "files-bf16",
+                                        "files-f16", "files-noprefix", "files-sharded", "files-dtype"};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        pb_model *model = open_golden(*state, cases[i]);
+        pb_model *kept = export_and_open(*state, model, PB_STORED_OTHER);
+        pb_model *wide = export_and_open(*state, model, PB_STORED_F32);
+        assert_same_logits(kept, model);
+        assert_same_logits(wide, model);
+        assert_int_equal(pb_model_weight_count(kept), pb_model_weight_count(model));
+        if (strcmp(cases[i], "files-bf16") == 0)
+            assert_int_equal(pb_model_weight_bytes(kept), pb_model_weight_bytes(model));
+        pb_model_unref(kept);
+        pb_model_unref(wide);
+        pb_model_unref(model);
+    }
+}
+
+static void model_export__edited_model__equals_it(void **state) {
+    pb_error err = {0};
+    pb_model *model = open_golden(*state, "files-bf16"), *edited = NULL;
+    pb_tensor *w = NULL;
+    const char *name = pb_model_weight_name(model, 2);
+    assert_ok(pb_model_weight(model, name, &w, &err));
+    assert_ok(pb_tensor_binary_scalar_in_place(PB_ADD, w, 0.001, &err)); /* no bf16 any more */
+    pb_named_tensor given = {name, w};
+    assert_ok(pb_model_with_weights(model, &given, 1, &edited, &err));
+    pb_model *back = export_and_open(*state, edited, PB_STORED_OTHER);
+    assert_same_logits(back, edited);
+    pb_model_unref(back);
+    back = export_and_open(*state, edited, PB_STORED_BF16);
+    assert_int_equal(2 * pb_model_parameters(back), pb_model_weight_bytes(back));
+    pb_tensor *x = logits_of(back), *y = logits_of(edited);
+    assert_tensor_close(x, y, 0.02);
+    pb_tensor_unref(x);
+    pb_tensor_unref(y);
+    pb_tensor_unref(w);
+    pb_model_unref(back);
+    pb_model_unref(edited);
+    pb_model_unref(model);
+}
+
+static void model_export__config__says_the_type(void **state) {
+    pb_error err = {0};
+    pb_model *model = open_golden(*state, "files-bf16");
+    pb_model *wide = export_and_open(*state, model, PB_STORED_F32),
+             *same = export_and_open(*state, model, PB_STORED_BF16);
+    assert_string_equal(pb_model_config(same), pb_model_config(model));
+    assert_non_null(strstr(pb_model_config(model), "\"bfloat16\""));
+    assert_null(strstr(pb_model_config(wide), "\"bfloat16\""));
+    assert_non_null(strstr(pb_model_config(wide), "dtype\": \"float32\""));
+    (void)err;
+    pb_model_unref(same);
+    pb_model_unref(wide);
+    pb_model_unref(model);
+}
+
+static void model_export__tokenizer__is_copied(void **state) {
+    pb_error err = {0};
+    pb_model *model = open_folder(*state, "examples/models/facts", NULL);
+    char *folder = test_folder();
+    assert_ok(pb_model_export(model, folder, PB_STORED_OTHER, &err));
+    assert_ok(pb_model_export(model, folder, PB_STORED_F16, &err)); /* once more over it */
+    pb_model *back = open_folder(*state, folder, NULL);
+    assert_int_equal(pb_tokenizer_size(pb_model_tokenizer(back)), pb_tokenizer_size(pb_model_tokenizer(model)));
+    pb_model_unref(back);
+    pb_model_unref(model);
+    test_folder_remove(folder);
+}
+
+static void model_export__what_cannot_be_written__is_refused(void **state) {
+    pb_error err = {0};
+    pb_load_options options = {.fold_ln = true};
+    char *folder = test_folder();
+    pb_model *model = open_folder(*state, test_data("golden/models/gpt2"), &options);
+    assert_error(pb_model_export(model, folder, PB_STORED_F32, &err), PB_ERR_UNSUPPORTED, "weight processing");
+    pb_model_unref(model);
+
+    model = tiny(*state, true);
+    weight_list list = take_weights(model);
+    pb_tensor_floats(find_weight(list, "model.norm.weight"))[3] = 1e6f;
+    pb_model *big = make_like(*state, model, list);
+    assert_error(pb_model_export(big, folder, PB_STORED_F16, &err), PB_ERR_ARGUMENT, "'model.norm.weight'");
+    assert_false(pb_file_exists(test_path(folder, "model.safetensors")));
+    assert_ok(pb_model_export(big, folder, PB_STORED_BF16, &err));
+    assert_error(pb_model_export(big, folder, PB_STORED_I8, &err), PB_ERR_ARGUMENT, "I8");
+    assert_error(pb_model_export(big, test_path(folder, "config.json"), PB_STORED_F32, &err), PB_ERR_IO, "config.json");
+    assert_ok(pb_file_write(*state, test_path(folder, "model.safetensors.index.json"), "{}", 2, &err));
+    assert_error(pb_model_export(big, folder, PB_STORED_F32, &err), PB_ERR_ARGUMENT, "shards");
+    pb_model_unref(big);
+    drop_weights(list);
+    pb_model_unref(model);
+    test_folder_remove(folder);
+}
+
+/* Every f16 is itself again; the nearest one is taken, ties to even; what is too large is counted. */
+static void narrow__rounds_to_nearest_even(void **state) {
+    (void)state;
+    for (pb_stored type = PB_STORED_F16; type <= PB_STORED_BF16; type++) {
+        for (uint32_t bits = 0; bits < 0x10000; bits++) {
+            uint16_t half = (uint16_t)bits, back = 0;
+            float wide;
+            pb_widen(type, &half, 0, 1, &wide);
+            assert_int_equal(pb_narrow(type, &wide, 1, &back), 0);
+            if (isnan(wide))
+                assert_true((back & (type == PB_STORED_F16 ? 0x7e00 : 0x7fc0)) >=
+                            (type == PB_STORED_F16 ? 0x7e00 : 0x7fc0));
+            else
+                assert_int_equal(back, half);
+            /* half way to the next: the even one of the two */
+            uint16_t next = (uint16_t)(half + 1);
+            float upper;
+            pb_widen(type, &next, 0, 1, &upper);
+            if (!isfinite(wide) || !isfinite(upper) || (next & 0x7fff) == 0)
+                continue;
+            float middle = (float)(((double)wide + (double)upper) / 2);
+            pb_narrow(type, &middle, 1, &back);
+            assert_int_equal(back, half & 1 ? next : half);
+            float above = nextafterf(middle, upper), below = nextafterf(middle, wide);
+            pb_narrow(type, &above, 1, &back);
+            assert_int_equal(back, next);
+            pb_narrow(type, &below, 1, &back);
+            assert_int_equal(back, half);
+        }
+    }
+    float large[4] = {65519.0f, 65520.0f, INFINITY, -1e30f};
+    uint16_t out[4];
+    assert_int_equal(pb_narrow(PB_STORED_F16, large, 4, out), 2);
+    assert_int_equal(out[0], 0x7bff);
+    assert_int_equal(pb_narrow(PB_STORED_BF16, (float[]){3.4e38f}, 1, out), 1);
+}
+
+static pb_status export_once(pb_context *ctx, void *user, pb_error *err) {
+    (void)ctx;
+    char *folder = test_folder();
+    pb_status status = pb_model_export(user, folder, PB_STORED_BF16, err);
+    test_folder_remove(folder);
+    return status;
+}
+
+static void model_export__failing_allocations__leak_nothing(void **state) {
+    pb_model *model = open_folder(*state, "examples/models/facts", NULL);
+    assert_true(assert_survives_allocation_failure(*state, export_once, model) > 20);
+    pb_model_unref(model);
+}
+
 /* ---- origins and hashes ------------------------------------------------------------------------------------------------------- */
 
 static void model_origin__tensors_in_memory__are_found(void **state) {
@@ -549,6 +706,13 @@ int main(void) {
         TEST(model_with_weights__chain__keeps_only_what_is_read),
         TEST(model_with_weights__processed_model__is_processed_again),
         TEST(model_with_weights__stored_copy_of_a_tied_embedding),
+        TEST(model_export__every_golden_folder__loads_with_the_same_logits),
+        TEST(model_export__edited_model__equals_it),
+        TEST(model_export__config__says_the_type),
+        TEST(model_export__tokenizer__is_copied),
+        TEST(model_export__what_cannot_be_written__is_refused),
+        TEST(model_export__failing_allocations__leak_nothing),
+        TEST(narrow__rounds_to_nearest_even),
         TEST(model_origin__tensors_in_memory__are_found),
         TEST(model_hash__tensors_in_memory__are_part_of_it),
         TEST(model_create__bad_weights__are_named),

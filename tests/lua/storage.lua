@@ -70,3 +70,14 @@ check.test("pb.model and model:with: errors name the weight", function()
   local w = "transformer.h.0.mlp.c_fc.weight"
   check.raises(function() model:with { [w] = pb.zeros(512, 128):transpose(0, 1) } end, w, "contiguous")
 end)
+
+check.test("model:save writes a folder that pb.load reads", function()
+  local name = "transformer.h.3.mlp.c_proj.weight"
+  local edited = model:with { [name] = model:weight(name) * 0.5 }
+  edited:save("saved/half", { dtype = "f32" })
+  edited:save("saved/half")
+  check.raises(function() model:save("saved", { dtype = "f64" }) end, "dtype", "bf16")
+  check.raises(function() model:save("../outside") end, "..")
+  check.raises(function() model:save() end, "folder")
+  check.raises(function() pb.load("facts", { fold_ln = true }):save "folded" end, "weight processing")
+end)

@@ -33,6 +33,13 @@ as it is. Weight processing that the model was loaded with is done again.]],
 local edited = model:with { [name] = model:weight(name) + delta }]] },
   { name = "model:refresh", signature = "model:refresh() -> model", summary = "Take in changes of tensors that are the model's weights.",
     text = "Matrices are read where they are; norms and biases are copies, which this makes anew. Costs microseconds." },
+  { name = "model:save", signature = "model:save(folder [, { dtype = \"f32\" | \"f16\" | \"bf16\" }])",
+    summary = "Write the model as a Hugging Face folder.",
+    text = [[
+The folder (below the output folder) gets model.safetensors under the checkpoint's names, config.json, and the tokenizer's files
+where the model came from a folder. dtype: by default the one that all weights have, or f32 where they differ, so that nothing is
+lost; a value that f16 cannot hold is an error. transformers and pb.load read it. A model with weight processing is refused.]],
+    example = [[model:with({ [name] = tensor }):save("edited", { dtype = "bf16" })]] },
   { name = "model:run", signature = "model:run(text | ids [, { bos = }]) -> run",
     summary = "One forward pass over a prompt.",
     text = [[
