@@ -11,7 +11,7 @@ local audit = {}
 -- audit.compare { estimates = list or tensor, measure = function(indices) -> list, cells = 200, listed =, strata = 5, seed = 0,
 -- confidence = 0.95, resamples = 1000, threshold =, absolute = false, name = function(index) } -> report. Indices count from 0.
 function audit.compare(given)
-  local o = pb.options(given, { "estimates", "measure", "listed", "threshold", "name", "unit", cells = 200, strata = 5, seed = pb.seed, confidence = 0.95,
+  local o = pb.options(given, { "estimates", "measure", "listed", "threshold", "name", "about", cells = 200, strata = 5, seed = pb.seed, confidence = 0.95,
                                 resamples = 1000, absolute = false }, "audit.compare")
   local estimates = getmetatable(o.estimates) == "tensor" and o.estimates:contiguous():tolist() or o.estimates
   if type(estimates) ~= "table" or #estimates < 2 then pb.fail "audit.compare needs estimates, a list or a tensor of two numbers or more" end
@@ -34,7 +34,7 @@ function audit.compare(given)
   end
   local out = report.statistics(rows, largest * 1e-6)
   out.rows, out.strata, out.population, out.measured, out.confidence, out.absolute = rows, strata, #estimates, #rows, o.confidence, o.absolute
-  out.unit = o.unit or "effect"
+  out.about = o.about or {}
   out.intervals = sample.bootstrap(rows, function(drawn) return report.statistics(drawn, largest * 1e-6) end, o)
   local listed, unseen = {}, 0
   for _, row in ipairs(rows) do
@@ -90,7 +90,11 @@ function audit.grid(set, grid, given)
     for i, axis in ipairs(plan.axes) do parts[i] = axis .. " " .. (type(cell[axis]) == "table" and (cell[axis].name or table.concat(cell[axis], ",")) or tostring(cell[axis])) end
     return table.concat(parts, ", ")
   end
-  return audit.compare { estimates = estimates, measure = measure, cells = o.cells, listed = o.listed, strata = o.strata, seed = o.seed, unit = grid.unit,
+  local facts = {}
+  for key, value in pairs(about) do facts[key] = tostring(value) end
+  facts.estimate, facts.metric = grid.name, facts.metric or tostring(o.metric)
+  return audit.compare { estimates = estimates, measure = measure, cells = o.cells, listed = o.listed, strata = o.strata, seed = o.seed,
+                         about = facts,
                          confidence = o.confidence, resamples = o.resamples, threshold = o.threshold, absolute = o.absolute, name = label }
 end
 

@@ -99,8 +99,12 @@ function Report:figure(given)
   for key, value in pairs(given or {}) do o[key] = value end
   o.x, o.y, o.classes, o.class_labels = x, y, classes, { "largest estimates", "sampled" }
   o.identity, o.x_title, o.y_title = true, o.x_title or "exact", o.y_title or "estimate"
-  o.title = o.title or "Estimate against exact patch"
-  o.caption = o.caption or self:text():gsub(" +", " "):gsub("\n ?", "; ")
+  o.title, o.facts = o.title or "Estimate against exact patch", o.facts or self.about
+  local what = {}
+  for _, key in ipairs { "estimate", "site", "axes", "metric", "direction" } do what[#what + 1] = self.about[key] end
+  if self.about.pairs then what[#what + 1] = ("mean of %s pairs"):format(self.about.pairs) end
+  what[#what + 1] = self:text():gsub(" +", " "):gsub("\n ?", "; ")
+  o.caption = o.caption or table.concat(what, "; ")
   return pb.plot.scatter(o)
 end
 

@@ -66,7 +66,10 @@ function plan.new(set, o, name)
       pb.fail("%s: site '%s' has no %s axis; it has %s", name, o.site, tostring(axis), table.concat(info.axes, ", "))
     end
     local asked = o[axis]
-    if TOKENS[axis] and (asked == nil or asked == "all") then asked = cells.positions(set, name) end
+    if TOKENS[axis] and asked == nil then asked = cells.positions(set, name) end
+    if TOKENS[axis] and asked == "all" and not cells.same_length(set) then
+      pb.fail("%s: the prompts have different lengths, so that their positions have no mean: give %s as names of positions, or leave it out of over", name, axis)
+    end
     own.coords[axis], own.whole[axis] = coordinates(set, info, axis, asked), asked == nil or asked == "all"
     if TOKENS[axis] and asked == "all" and #set == 1 then own.labels[axis] = set[1].clean.labels end
     if not own.labels[axis] then

@@ -200,6 +200,15 @@ check.test("audit: the report as text, figure and file", function()
   check.close(rows[1].exact, r.rows[1].exact, 1e-6)
 end)
 
+check.test("example attribution: heads, audits with and without the exact softmax, words", function()
+  local out = check.output_folder() .. "/attribution"
+  local result = check.recipe { file = "examples/attribution.lua", output = out, params = { "pairs=6", "cells=40" } }
+  check.ok(result.ok, tostring(result.message))
+  for _, part in ipairs { "head 2%.3: exact %+%d%.%d+, estimated %+%d%.%d+", "queries, softmax exact", "cells patched exactly, intervals of 95 %%", "the metric's change" } do
+    check.ok(result.printed:find(part), part .. " is not in\n" .. result.printed)
+  end
+end)
+
 check.test("audit: what is refused, with the reason", function()
   local grid = attribution.patching(set, { site = "z" })
   check.raises(function() attribution.audit(set, 3) end, "must be a grid of scores")
