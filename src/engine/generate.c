@@ -142,7 +142,7 @@ static pb_status step(pb_run *run, int32_t token, const pb_generate_options *o, 
     if (status == PB_OK) /* only the new row's logits, whatever a kept run would want */
         memset(lane.need, 0, (size_t)position);
     if (status == PB_OK)
-        status = pb_lanes_run(run->model, &lane, 1, NULL, cost.layer_rows > 16 ? cost.layer_rows : 16, cost.flops, err);
+        status = pb_lanes_run(run->model, &lane, 1, NULL, cost.layer_rows > 16 ? cost.layer_rows : 16, 0, cost.flops, err);
     if (status == PB_OK)
         run->T++;
     pb_arena_free(&arena);

@@ -88,10 +88,13 @@ typedef struct pb_arena {
 void *pb_arena_get(pb_arena *arena, size_t bytes); /* 16-byte aligned, zeroed; NULL: no memory */
 void pb_arena_free(pb_arena *arena);
 
-/* Checks patch against the model and the run it changes (T tokens) and fills *edit from the arena. base may be NULL. Entries
- * that are known to change nothing (values of a run that shares the prefix up to there) are left out: n may become 0. */
-pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch *patch, const pb_run *base, int32_t T,
-                          pb_edit *edit, pb_error *err);
+/* Checks patch against the model and a run of T tokens, and fills *edit from the arena. */
+pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch *patch, int32_t T, pb_edit *edit, pb_error *err);
+/* Rows below this get from the edit what base has there already: values of base itself, or of a run that shares its beginning.
+ * 0 for every other kind of edit. */
+int32_t pb_edit_known_rows(const pb_edit *edit, const pb_run *base);
+/* Leave rows (positions, destinations) below `below` out; n may become 0. */
+pb_status pb_edit_drop_rows(pb_arena *arena, pb_edit *edit, int32_t below, pb_error *err);
 
 /* ---- lanes -------------------------------------------------------------------------------------------------------------- */
 
@@ -200,8 +203,8 @@ typedef struct pb_pass {
     const pb_spec *spec;
     pb_lane *lanes;
     size_t n_lanes;
-    const char *what;         /* for progress */
-    double done, total;       /* FLOPs */
+    const char *what;         /* for progress; NULL: silent */
+    double done, total;       /* FLOPs of the whole call: before this pass (growing as groups are done), and all */
     pb_arena arena;
     pb_source *sources;
     pb_rotary_cache *rotary;  /* [n_rotaries * 2]: short and long */
@@ -324,8 +327,9 @@ pb_status pb_lane_prepare(pb_arena *arena, pb_model *model, pb_lane *lane, const
                           bool allow_unread, pb_cost *cost, pb_error *err);
 /* Only the edits: those that the base run holds, then the request's, sorted. */
 pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n, pb_error *err);
-/* Run prepared lanes, whose costs' max_rows are in lane->cap. */
-pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double flops, pb_error *err);
+/* Run prepared lanes, whose costs' max_rows are in lane->cap. done, total: FLOPs of the call before these lanes, and in all. */
+pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double done, double total,
+                       pb_error *err);
 /* Rows that go together through a layer so that its buffers take at most `bytes`. */
 int64_t pb_group_rows_for(const pb_spec *spec, size_t bytes);
 size_t pb_layer_bytes(const pb_spec *spec, int64_t rows);

@@ -239,6 +239,20 @@ static pb_status run_group(pb_group *g, pb_error *err) {
     return PB_OK;
 }
 
+/* About the work of one row in a layer. */
+static double row_flops(const pb_spec *s) {
+    double D = s->d_model, mlp = (s->gated ? 3.0 : 2.0) * D * s->d_mlp * (s->experts ? s->experts_per_token : 1);
+    return 2.0 * (2.0 * D * s->heads * s->d_head + 2.0 * D * s->kv_heads * s->d_head + mlp);
+}
+
+static void report(const pb_group *g) {
+    pb_pass *pass = g->pass;
+    if (!pass->what)
+        return;
+    pass->done += (double)g->n_z * row_flops(g->spec);
+    pb_context_progress(pass->ctx, pass->what, pass->done < pass->total ? pass->done : pass->total, pass->total);
+}
+
 /* The first value that is not finite, so that a NaN is reported where it arose, not where it was noticed. */
 static pb_status check_finite(const pb_group *g, pb_error *err) {
     int64_t D = g->spec->d_model;
@@ -287,6 +301,7 @@ pb_status pb_layer_run(pb_pass *pass, int layer, pb_lane **lanes, size_t n, pb_e
             status = run_group(&group, err);
         if (status == PB_OK)
             status = check_finite(&group, err);
+        report(&group);
         if (status == PB_OK)
             status = pb_context_check(pass->ctx, err);
     }

@@ -150,7 +150,7 @@ static pb_status make_captures(const plan_state *s, size_t first, pb_lane *lanes
     return PB_OK;
 }
 
-static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const char *what, double *values, pb_tensor ***captures, pb_error *err) {
+static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const char *what, double done, double *values, pb_tensor ***captures, pb_error *err) {
     pb_arena arena = {.ctx = s->ctx};
     pb_lane *lanes = pb_alloc(s->ctx, chunk->n, sizeof *lanes);
     if (!lanes)
@@ -163,7 +163,7 @@ static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const
     if (status == PB_OK)
         status = make_captures(s, chunk->first, lanes, chunk->n, captures, err);
     if (status == PB_OK)
-        status = pb_lanes_run(s->model, lanes, chunk->n, what, chunk->group_rows, chunk->flops, err);
+        status = pb_lanes_run(s->model, lanes, chunk->n, what, chunk->group_rows, done, s->plan.flops, err);
     for (size_t i = 0; i < chunk->n && status == PB_OK && values; i++)
         values[chunk->first + i] = lanes[i].metric ? lanes[i].value : NAN;
     pb_free(lanes);
@@ -209,13 +209,12 @@ pb_status pb_measure(const pb_request *requests, size_t n, const pb_measure_opti
     for (size_t i = 0; i < n && captures && !dry; i++)
         for (size_t c = 0; c < requests[i].n_captures; c++)
             captures[i][c] = NULL;
+    char what[64];
+    double done = 0;
+    snprintf(what, sizeof what, "measuring %zu variant%s", n, n == 1 ? "" : "s");
     for (size_t c = 0; c < s.n_chunks && status == PB_OK && !dry; c++) {
-        char what[64];
-        if (s.n_chunks > 1)
-            snprintf(what, sizeof what, "part %zu of %zu", c + 1, s.n_chunks);
-        else
-            snprintf(what, sizeof what, "measuring %zu variants", n);
-        status = run_chunk(&s, &s.chunks[c], what, values, captures, err);
+        status = run_chunk(&s, &s.chunks[c], what, done, values, captures, err);
+        done += s.chunks[c].flops;
     }
     if (status != PB_OK && captures && !dry)
         drop_captures(requests, n, captures);

@@ -1,7 +1,6 @@
 /* The pass: embedding, layers, final sites; the values that patches take from other runs, made when their layer comes. */
 #include "engine/internal.h"
 
-#include <stdio.h>
 #include <string.h>
 
 /* ---- shared scratch ------------------------------------------------------------------------------------------------------ */
@@ -183,7 +182,6 @@ static pb_status begin_at_embedding(pb_pass *pass, pb_lane *lane, pb_error *err)
 
 static pb_status run_layers(pb_pass *pass, pb_lane **active, pb_error *err) {
     const pb_spec *spec = pass->spec;
-    char what[80];
     for (int layer = 0; layer < spec->layers; layer++) {
         size_t n = 0;
         for (size_t i = 0; i < pass->n_lanes; i++)
@@ -194,10 +192,6 @@ static pb_status run_layers(pb_pass *pass, pb_lane **active, pb_error *err) {
         PB_TRY(pb_sources_prepare(pass, layer, err));
         PB_TRY(pb_layer_run(pass, layer, active, n, err));
         pb_sources_drop(pass, layer);
-        if (pass->what) {
-            snprintf(what, sizeof what, "%s, layer %d of %d", pass->what, layer + 1, spec->layers);
-            pb_context_progress(pass->ctx, what, layer + 1, spec->layers);
-        }
     }
     return PB_OK;
 }
@@ -239,10 +233,11 @@ int64_t pb_group_rows_for(const pb_spec *spec, size_t bytes) {
     return rows < 16 ? 16 : rows > 2048 ? 2048 : rows;
 }
 
-pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double flops, pb_error *err) {
+pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double done, double total,
+                       pb_error *err) {
     pb_context *ctx = pb_model_context(model);
     const pb_spec *spec = pb_model_spec(model);
-    pb_pass pass = {.ctx = ctx, .model = model, .spec = spec, .lanes = lanes, .n_lanes = n, .what = what, .total = flops,
+    pb_pass pass = {.ctx = ctx, .model = model, .spec = spec, .lanes = lanes, .n_lanes = n, .what = what, .done = done, .total = total,
                     .group_rows = group_rows, .arena = {.ctx = ctx}};
     size_t rows = 0, positions = 0;
     for (size_t i = 0; i < n; i++) {

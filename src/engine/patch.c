@@ -216,29 +216,30 @@ static pb_status resolve_source(pb_arena *arena, const pb_model *model, const pb
     return PB_OK;
 }
 
-/* A value of a run that shares its first `shared` tokens with the patched one is what is there already. */
-static pb_status drop_shared(pb_arena *arena, const pb_patch *patch, const pb_run *base, pb_edit *edit, pb_error *err) {
-    bool same_site = !patch->has_from_site || (patch->from_site.kind == patch->site.kind && patch->from_site.layer == patch->site.layer);
-    if (edit->from[0] || edit->from[1] || edit->from[2] || !same_site || !base)
-        return PB_OK;
-    int32_t shared = patch->run == base ? base->T : (int32_t)pb_run_shared_prefix(patch->run, base);
-    if (shared == 0)
-        return PB_OK;
+int32_t pb_edit_known_rows(const pb_edit *edit, const pb_run *base) {
+    const pb_patch *p = edit->patch;
+    if (!base || p->op != PB_PATCH_SET || p->value != PB_VALUE_RUN || edit->from[0] || edit->from[1] || edit->from[2])
+        return 0;
+    if (p->has_from_site && (p->from_site.kind != p->site.kind || p->from_site.layer != p->site.layer))
+        return 0;
+    return p->run == base ? base->T : (int32_t)pb_run_shared_prefix(p->run, base);
+}
+
+pb_status pb_edit_drop_rows(pb_arena *arena, pb_edit *edit, int32_t below, pb_error *err) {
     int a = pb_edit_row_axis(edit);
     int32_t kept = 0;
     int32_t *list = pb_arena_get(arena, (size_t)edit->n[a] * sizeof *list + 1);
     if (!list)
         return pb_fail_memory(err, arena->ctx, (size_t)edit->n[a] * sizeof *list, "coordinates of a patch");
     for (int32_t i = 0; i < edit->n[a]; i++)
-        if (pb_edit_at(edit, a, i) >= shared)
+        if (pb_edit_at(edit, a, i) >= below)
             list[kept++] = pb_edit_at(edit, a, i);
     edit->at[a] = list;
     edit->n[a] = kept;
     return PB_OK;
 }
 
-pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch *patch, const pb_run *base, int32_t T,
-                          pb_edit *edit, pb_error *err) {
+pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch *patch, int32_t T, pb_edit *edit, pb_error *err) {
     axis_info axes[3];
     char site[64];
     int ndim;
@@ -274,8 +275,6 @@ pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch
         break;
     case PB_VALUE_RUN:
         PB_TRY(resolve_source(arena, model, patch, axes, T, site, edit, err));
-        if (patch->op == PB_PATCH_SET)
-            PB_TRY(drop_shared(arena, patch, base, edit, err));
         break;
     }
     return PB_OK;

@@ -36,6 +36,31 @@ static void sort_edits(pb_edit *edits, size_t n) {
     }
 }
 
+static int32_t first_row(const pb_edit *e) {
+    int32_t first = INT32_MAX;
+    int axis = pb_edit_row_axis(e);
+    for (int32_t i = 0; e->n[0] > 0 && e->n[1] > 0 && e->n[2] > 0 && i < e->n[axis]; i++)
+        first = pb_edit_at(e, axis, i) < first ? pb_edit_at(e, axis, i) : first;
+    return first;
+}
+
+/* Values that the base has already change nothing and cost nothing, as long as no earlier edit has changed an earlier row:
+ * then they hold the base's values against that change. */
+static pb_status drop_known(pb_arena *arena, pb_lane *lane, pb_error *err) {
+    int32_t changed_from = lane->fresh_from; /* rows below it are the base's */
+    for (size_t i = 0; i < lane->n_edits; i++) {
+        pb_edit *e = &lane->edits[i];
+        if (!e->own)
+            continue;
+        int32_t known = pb_edit_known_rows(e, lane->base);
+        if (known > 0)
+            PB_TRY(pb_edit_drop_rows(arena, e, known < changed_from ? known : changed_from, err));
+        int32_t first = first_row(e);
+        changed_from = first < changed_from ? first : changed_from;
+    }
+    return PB_OK;
+}
+
 pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n, pb_error *err) {
     bool fork = lane->fresh_from < lane->T;
     const pb_patch_list *held = lane->base && !fork ? lane->base->patches : NULL;
@@ -47,13 +72,13 @@ pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane,
     for (size_t i = 0; i < n_held + n; i++) {
         pb_edit *e = &lane->edits[i];
         const pb_patch *p = i < n_held ? &held->items[i] : &patches[i - n_held];
-        PB_TRY(pb_edit_resolve(arena, model, p, i < n_held ? NULL : lane->base, lane->T, e, err));
+        PB_TRY(pb_edit_resolve(arena, model, p, lane->T, e, err));
         e->own = i >= n_held;
         e->variant = lane->index;
     }
     lane->n_edits = n_held + n;
     sort_edits(lane->edits, lane->n_edits);
-    return PB_OK;
+    return drop_known(arena, lane, err);
 }
 
 static void begin_at_own(const pb_spec *spec, pb_lane *lane) {
@@ -98,8 +123,10 @@ static pb_status set_need(pb_arena *arena, const pb_model *model, pb_lane *lane,
         }
     }
     bool all = lane->keep != NULL;
-    for (size_t i = 0; i < lane->n_captures; i++)
-        all = all || lane->captures[i].site.kind >= PB_SITE_LN_FINAL_SCALE;
+    for (size_t i = 0; i < lane->n_captures; i++) {
+        pb_site s = lane->captures[i].site;
+        all = all || s.kind >= PB_SITE_LN_FINAL_SCALE || (s.kind == PB_SITE_RESID_POST && s.layer == spec->layers - 1);
+    }
     if (all)
         memset(lane->need, 1, T);
     if (lane->keep || lane->n_captures > 0)

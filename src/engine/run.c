@@ -170,7 +170,7 @@ static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, const pb_p
         }
         int64_t group = pb_group_rows_for(spec, (size_t)128 << 20);
         if (status == PB_OK)
-            status = pb_lanes_run(model, lanes + first, count, "running prompts", group > largest ? group : largest, flops, err);
+            status = pb_lanes_run(model, lanes + first, count, n > 1 ? "running prompts" : NULL, group > largest ? group : largest, 0, flops, err);
         pb_arena_free(&arena);
         first += count;
     }
@@ -266,7 +266,7 @@ pb_status pb_run_patched(pb_run *run, const pb_patch *patches, size_t n, pb_run 
     }
     if (status == PB_OK && lane.start < spec->layers) {
         int64_t group = pb_group_rows_for(spec, (size_t)128 << 20);
-        status = pb_lanes_run(run->model, &lane, 1, NULL, group > cost.layer_rows ? group : cost.layer_rows, cost.flops, err);
+        status = pb_lanes_run(run->model, &lane, 1, NULL, group > cost.layer_rows ? group : cost.layer_rows, 0, cost.flops, err);
     }
     pb_arena_free(&arena);
     if (status != PB_OK) {

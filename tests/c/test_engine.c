@@ -350,6 +350,59 @@ static void capture__equals_value_of_the_patched_run(bool llama) {
     drop_fixture(&f);
 }
 
+/* Holding a run's own values against an earlier change is no empty patch. */
+static void patch__own_values_after_a_change__hold(bool llama) {
+    fixture f = make_fixture(llama);
+    pb_metric *m = difference(&f);
+    pb_patch hold[8] = {set_from(f.clean, PB_SITE_EMBED, -1)}; /* the clean prompt's embeddings, everything after as it was */
+    for (int l = 0; l < 3; l++) {
+        hold[1 + 2 * l] = set_from(f.corrupt, PB_SITE_ATTN_OUT, l);
+        hold[2 + 2 * l] = set_from(f.corrupt, PB_SITE_MLP_OUT, l);
+    }
+    double got, base;
+    pb_request r = {.base = f.corrupt, .patches = hold, .n_patches = 7, .metric = m};
+    assert_ok(pb_measure(&r, 1, NULL, &got, NULL, NULL, &err));
+    pb_tensor *sum = value(f.clean, PB_SITE_EMBED, -1), *part = NULL; /* the stream's end is the sum of its parts */
+    for (int l = 0; l < 3; l++)
+        for (int k = 0; k < 2; k++) {
+            part = value(f.corrupt, k ? PB_SITE_MLP_OUT : PB_SITE_ATTN_OUT, l);
+            assert_ok(pb_tensor_binary_in_place(PB_ADD, sum, part, &err));
+            pb_tensor_unref(part);
+        }
+    if (!llama) {
+        part = value(f.clean, PB_SITE_POS_EMBED, -1);
+        assert_ok(pb_tensor_binary_in_place(PB_ADD, sum, part, &err));
+        pb_tensor_unref(part);
+    }
+    pb_patch end = {.site = {PB_SITE_RESID_POST, 2}, .op = PB_PATCH_SET, .value = PB_VALUE_TENSOR, .tensor = sum};
+    r = (pb_request){.base = f.corrupt, .patches = &end, .n_patches = 1, .metric = m};
+    assert_ok(pb_measure(&r, 1, NULL, &base, NULL, NULL, &err));
+    /* the embedding differs at positions 3 to 5, the metric reads the last: held parts are the corrupted run's */
+    assert_close(got, base, 1e-4);
+    pb_tensor_unref(sum);
+    pb_metric_unref(m);
+    drop_fixture(&f);
+}
+
+static void capture__last_residual__has_all_rows(bool llama) {
+    fixture f = make_fixture(llama);
+    int32_t p4 = 4;
+    pb_patch p = set_from(f.clean, PB_SITE_ATTN_OUT, 0);
+    p.pos = (pb_choice){true, 1, &p4};
+    pb_site site = {PB_SITE_RESID_POST, 2};
+    pb_tensor *got = NULL, **where = &got;
+    pb_request r = {.base = f.corrupt, .patches = &p, .n_patches = 1, .captures = &site, .n_captures = 1};
+    assert_ok(pb_measure(&r, 1, NULL, NULL, &where, NULL, &err));
+    pb_run *run = NULL;
+    assert_ok(pb_run_patched(f.corrupt, &p, 1, &run, &err));
+    pb_tensor *expected = value(run, site.kind, site.layer);
+    same(&f, got, expected);
+    pb_tensor_unref(got);
+    pb_tensor_unref(expected);
+    pb_run_unref(run);
+    drop_fixture(&f);
+}
+
 /* Sites fit together as the model's formulas say. */
 static void sites__add_up(bool llama) {
     fixture f = make_fixture(llama);
@@ -583,6 +636,8 @@ BOTH(threads__change_no_bit)
 BOTH(patched_run__patched_again__equals_both_at_once)
 BOTH(patch__function__equals_the_same_patch_as_data)
 BOTH(capture__equals_value_of_the_patched_run)
+BOTH(patch__own_values_after_a_change__hold)
+BOTH(capture__last_residual__has_all_rows)
 BOTH(sites__add_up)
 BOTH(metrics__by_hand)
 BOTH(generate__equals_fresh_runs)
@@ -596,7 +651,8 @@ int main(void) {
         TESTS(run_fork__equals_fresh_run), TESTS(values__of_many_runs__do_not_depend_on_company), TESTS(patch__own_values__changes_nothing),
         TESTS(patch__whole_cut_from_clean__gives_clean_logits), TESTS(measure__equals_patched_run__in_any_company), TESTS(threads__change_no_bit),
         TESTS(patched_run__patched_again__equals_both_at_once), TESTS(patch__function__equals_the_same_patch_as_data),
-        TESTS(capture__equals_value_of_the_patched_run), TESTS(sites__add_up), TESTS(metrics__by_hand), TESTS(generate__equals_fresh_runs),
+        TESTS(capture__equals_value_of_the_patched_run), TESTS(patch__own_values_after_a_change__hold),
+        TESTS(capture__last_residual__has_all_rows), TESTS(sites__add_up), TESTS(metrics__by_hand), TESTS(generate__equals_fresh_runs),
         TESTS(noise__is_the_same_wherever_it_is_cut), TESTS(bad_input__is_refused_with_words), TESTS(everything__under_allocation_failure),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
