@@ -286,7 +286,7 @@ static void cli__ctrl_c__ends_a_sweep_within_a_second(void **state) {
 static void cli__progress__on_a_terminal_only_and_erased(void **state) {
     (void)state;
     write_long_sweep();
-    result *r = run_under((&(run_options){.terminal = true}), "run", test_path(folder, "long.lua"), "--time", "3.5");
+    result *r = run_under((&(run_options){.terminal = true}), "run", test_path(folder, "long.lua"), "--time", "8");
     assert_says(r, 1, "%, ");
     assert_non_null(strstr(r->err, " left"));
     const char *last = r->err;

@@ -223,7 +223,7 @@ end)
 -- ---- memory -----------------------------------------------------------------------------------------------------------------------
 
 local function runs_out(text)
-  local result = run(text, { memory = 16 << 20, time = 20 })
+  local result = run(text, { memory = 16 << 20, time = 300 })
   check.ok(not result.ok, "the recipe ended well")
   check.eq(result.status ~= "stopped", true, "it was stopped by time")
   check.ok(result.message:find "memory", result.message)
