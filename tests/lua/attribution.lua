@@ -116,15 +116,13 @@ for _, label in ipairs { "gpt2", "llama" } do
     check.close(linear.values:sum(), linear.target, 1e-4, "all of it together is the whole change")
     -- so do the heads of the last layer's pattern and values, with everything after them held
     local held = set[1].corrupt:patched { { site = "ln_final.hook_scale", from = set[1].corrupt }, { site = "mlp_out", layer = last, from = set[1].corrupt } }
-    if label == "llama" then
-      local one = { clean = set[1].clean, corrupt = held, answer = c.case.inputs.answer, wrong = c.case.inputs.wrong }
-      local frozen = pb.pairs(model, { one })
-      local estimates = attribution.patching(frozen, { site = "z", over = { "layer", "head" }, layer = { last } })
-      local effects = frozen:sweep { site = "z", over = { "layer", "head" }, layer = { last }, metric = "logit_diff" }:change()
-      check.close(estimates.values, effects.values, 2e-5)
-      local together = held:measure({ { { site = "z", layer = last, from = set[1].clean } } }, set:metric("logit_diff", 1)):item() - estimates.base
-      check.close(estimates.values:sum() + set:metric("logit_diff", 1)(held), together, 5e-5, "the sum is the effect of all together")
-    end
+    local one = { clean = set[1].clean, corrupt = held, answer = c.case.inputs.answer, wrong = c.case.inputs.wrong }
+    local frozen = pb.pairs(model, { one })
+    local estimates = attribution.patching(frozen, { site = "z", over = { "layer", "head" }, layer = { last } })
+    local effects = frozen:sweep { site = "z", over = { "layer", "head" }, layer = { last }, metric = "logit_diff" }:change()
+    check.close(estimates.values, effects.values, 2e-5)
+    local together = held:measure({ { { site = "z", layer = last, from = set[1].clean } } }, set:metric("logit_diff", 1)):item() - estimates.base
+    check.close(estimates.values:sum() + set:metric("logit_diff", 1)(held), together, 5e-5, "the sum is the effect of all together")
   end)
 
   test("integrated gradients are complete, and say how far", function()

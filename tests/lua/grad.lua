@@ -148,6 +148,9 @@ check.test("gradients: what is refused, with the reason", function()
   check.raises(function() clean:grad(metric, {}, { weights = { "nope" } }) end, "nope")
   check.raises(function() clean:grad(metric, {}, { weights = 3 }) end, "'weights' must be true (all) or a list of names")
   check.raises(function() clean:grad(metric, {}, { wieghts = true }) end, "weights")
+  local processed = pb.load(data .. "techniques/models/gpt2", { fold_ln = true }):run { 1, 2, 3 }
+  check.raises(function() processed:grad(metric, {}, { weights = true }) end, "weight processing")
+  check.ok(processed:grad(metric, "z"):value("z", 0):abs():max() > 0)
   check.raises(function() pb.grad {} end, "the list is empty")
   check.raises(function() pb.grad { { run = clean } } end, "entry 1 of pb.grad: expected a metric")
   check.raises(function() pb.grad { { run = 3, metric = metric } } end, "run must be a run")
@@ -162,4 +165,15 @@ check.test("gradients: every failing allocation is an error that says so", funct
     return list[1]:value("z", 1), weights
   end
   check.ok(check.exhaust(use) >= 10)
+end)
+
+check.test("gradients: every failing allocation of Lua's own", function()
+  local weak = setmetatable({}, { __mode = "k" })
+  weak[{}] = true
+  pb.zeros(1):close()
+  if next(weak) == nil then check.skip "the collector is stressed" end
+  check.ok(check.exhaust(function()
+    local list = pb.grad({ { run = clean, metric = metric, sites = { "z" } } }, { weights = { "transformer.h.1.mlp.c_fc.weight" } })
+    return list[1]:value("z", 1), list[1].zero["blocks.1.attn.hook_z"]
+  end, "lua", 100000) >= 10)
 end)

@@ -27,7 +27,7 @@ first read). An empty list: none.
 weights: true, or a list of names as model:weights gives: grads.weights[name] is a tensor of the stored shape. Tied weights have the sum of both
 parts, under the embedding's name. memory: for the work, as in run:measure. weight: the gradient is that of weight * metric.
 Time: about three forward passes. A layer's inner values are computed again from its boundary, so memory is one layer and what is asked for.
-Errors: a metric without a derivative; a run with a patch that is a function.]],
+Errors: a metric without a derivative; a run with a patch that is a function; weights of a model that was loaded with weight processing.]],
     example = [[
 local loss = model:run(text):grad(pb.metric.nll(), {}, { weights = true })
 print(loss.measured, loss.weights["transformer.wte.weight"]:norm())]] },
