@@ -21,6 +21,7 @@ static const char USAGE[] =
     "      --read DIR        one more folder that it may read in (besides its own); may be repeated\n"
     "      --trust           lift the sandbox: io, os, debug, package, any file\n"
     "  patchbay info [MODEL]                     version, BLAS and kernels; a model's shape, size and sites\n"
+    "  patchbay get ORG/NAME[@REVISION]          download a model into the Hugging Face cache\n"
     "  patchbay help [NAME]                      every function, or one: patchbay help tensor:select\n"
     "  patchbay test PATH ...                    run Lua tests: files, or every .lua file of a folder\n"
     "  patchbay --version\n"
@@ -35,7 +36,7 @@ static const char USAGE[] =
     "                                  metric = pb.metric.prob \" Paris\" }\n"
     "  grid:recovered():heatmap \"trace.png\"\n";
 
-static const char *const COMMANDS[] = {"run", "info", "help", "test"};
+static const char *const COMMANDS[] = {"run", "info", "get", "help", "test"};
 
 typedef struct arguments {
     pb_command_options options;
@@ -248,6 +249,12 @@ static int dispatch(const char *command, arguments *a) {
     if (strcmp(command, "info") == 0) {
         code = too_many(a, 1);
         return code ? code : pb_command_info(a->words[0], &a->options);
+    }
+    if (strcmp(command, "get") == 0) {
+        if (a->n_words == 0)
+            return usage_error("get needs a model of the hub: patchbay get org/name%s", "");
+        code = too_many(a, 1);
+        return code ? code : pb_command_get(a->words[0], &a->options);
     }
     if (strcmp(command, "test") == 0)
         return a->n_words ? pb_command_test(a->words, &a->options) : usage_error("test needs files or folders%s", "");

@@ -18,6 +18,7 @@
 #include "patchbay/error.h"
 #include "patchbay/figure.h"
 #include "patchbay/grad.h"
+#include "patchbay/hub.h"
 #include "patchbay/metric.h"
 #include "patchbay/model.h"
 #include "patchbay/optim.h"

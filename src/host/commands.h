@@ -21,6 +21,7 @@ typedef struct pb_command_options {
 
 int pb_command_run(const char *recipe, const pb_command_options *options);
 int pb_command_info(const char *model, const pb_command_options *options); /* model may be NULL */
+int pb_command_get(const char *model, const pb_command_options *options);  /* org/name[@revision], from the hub */
 int pb_command_help(const char *name, bool markdown);                      /* name may be NULL */
 int pb_command_test(const char *const *paths,
                     const pb_command_options *options); /* files or folders, NULL-terminated */

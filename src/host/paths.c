@@ -9,6 +9,7 @@
 #include "base/file.h"
 #include "base/suggest.h"
 #include "host/private.h"
+#include "patchbay/hub.h"
 
 #ifndef PATCHBAY_SHARE
 #define PATCHBAY_SHARE "/usr/local/share/patchbay" /* where `make install` puts things by default */
@@ -91,40 +92,41 @@ static void push_model_folders(lua_State *L) {
     }
 }
 
-/* The folder of a snapshot of "organisation/name" in the local hub cache. Pushes it. */
+/* The folder of a model in the local hub cache into path; *found: how that went (this fails only for want of memory).
+ * *known: the cache has something of that model. */
+static pb_status find_in_hub(pb_context *ctx, const char *id, char path[PATH_MAX], bool *known, pb_status *found,
+                             pb_error *err) {
+    pb_hub *hub = NULL;
+    char *folder = NULL;
+    *known = false;
+    pb_status status = pb_hub_create(ctx, NULL, &hub, err);
+    if (status == PB_OK) {
+        *known = pb_hub_has(hub, id);
+        status = pb_hub_find(hub, id, &folder, err);
+    }
+    if (status == PB_OK && snprintf(path, PATH_MAX, "%s", folder) >= PATH_MAX)
+        status = pb_fail(err, PB_ERR_IO, "the path of '%s' in the hub's cache is too long", id);
+    pb_free(folder);
+    pb_hub_free(hub);
+    *found = status;
+    return status == PB_ERR_MEMORY ? status : PB_OK;
+}
+
+/* Push the folder of a model in the local hub cache. Where it is not, push what the lookup says about that ("" if the name
+ * was hardly meant for the hub) and return false. */
 static bool push_from_hub(lua_State *L, const char *id) {
-    const char *slash = strchr(id, '/');
-    if (!slash || strchr(slash + 1, '/') || strstr(id, ".."))
-        return false;
-    const char *cache = getenv("HF_HUB_CACHE"), *hub = getenv("HF_HOME"), *home = getenv("HOME");
-    int top = lua_gettop(L);
-    if (cache && *cache)
-        lua_pushstring(L, cache);
-    else if (hub && *hub)
-        lua_pushfstring(L, "%s/hub", hub);
-    else if (home && *home)
-        lua_pushfstring(L, "%s/.cache/huggingface/hub", home);
-    else
-        return false;
-    lua_pushlstring(L, id, (size_t)(slash - id));
-    const char *root = lua_pushfstring(L, "%s/models--%s--%s", lua_tostring(L, -2), lua_tostring(L, -1), slash + 1);
-    const char *ref = lua_pushfstring(L, "%s/refs/main", root);
-    char revision[128] = "";
-    FILE *file = fopen(ref, "r");
-    if (file) {
-        if (!fgets(revision, sizeof revision, file))
-            revision[0] = '\0';
-        fclose(file);
-    }
-    revision[strcspn(revision, "\r\n")] = '\0';
-    if (!revision[0] || strchr(revision, '/') ||
-        !push_if_model(L, lua_pushfstring(L, "%s/snapshots", root), revision)) {
-        lua_settop(L, top);
+    pb_host *host = pb_host_of(L);
+    char path[PATH_MAX];
+    bool known = false;
+    if (!pb_hub_is_id(id)) {
+        lua_pushliteral(L, "");
         return false;
     }
-    lua_replace(L, top + 1);
-    lua_settop(L, top + 1);
-    return true;
+    pb_status found = PB_OK;
+    PB_LUA(L, find_in_hub(host->ctx, id, path, &known, &found, pb_lua_error(L)));
+    bool meant = known || strpbrk(id, "/@");
+    lua_pushstring(L, found == PB_OK ? path : meant ? pb_lua_error(L)->message : "");
+    return found == PB_OK;
 }
 
 /* The nearest of the models in the listed folders (table at index `list`); pushes its name, or nil. */
@@ -164,28 +166,30 @@ const char *pb_host_find_model(lua_State *L, const char *name) {
         lua_rawgeti(L, top + 1, i);
         found = push_if_model(L, lua_tostring(L, -1), name);
     }
-    found =
-        found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, ".", name) || push_from_hub(L, name);
+    found = found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, ".", name) || push_from_hub(L, name);
     if (!found) {
+        const char *said = lua_tostring(L, -1);
         const char *looked = "";
         for (lua_Integer i = 1; i <= n; i++) {
             lua_rawgeti(L, top + 1, i);
             looked = lua_pushfstring(L, "%s%s, ", looked, lua_tostring(L, -1));
         }
         const char *folder = pb_folder_exists(name) ? " (that folder has no config.json)" : "";
-        const char *hub = strchr(name, '/') ? "" : "; a Hugging Face id has the form organisation/name";
+        if (*said)
+            pb_lua_fail(L,
+                        "no model '%s'%s: looked for a folder with a config.json in the recipe's folder (%s) and the "
+                        "current folder; and %s",
+                        name, folder, host->recipe_folder, said);
         const char *nearest = push_nearest_model(L, top + 1, name);
         if (nearest)
             pb_lua_fail(L,
                         "no model '%s'%s; did you mean '%s'? (looked in %sthe recipe's folder, the current folder and "
-                        "the local Hugging "
-                        "Face cache)",
+                        "the local Hugging Face cache)",
                         name, folder, nearest, looked);
         pb_lua_fail(L,
                     "no model '%s'%s: looked for a folder with a config.json in %sthe recipe's folder (%s), the "
-                    "current folder and the "
-                    "local Hugging Face cache%s",
-                    name, folder, looked, host->recipe_folder, hub);
+                    "current folder and the local Hugging Face cache; a model of the hub has the form org/name",
+                    name, folder, looked, host->recipe_folder);
     }
     lua_replace(L, top + 1);
     lua_settop(L, top + 1);
