@@ -1,4 +1,4 @@
-/* The weight files of a folder: one model.safetensors, or the shards that model.safetensors.index.json names. */
+/* The weight files of a folder: one file, or the shards that an index names; safetensors before PyTorch's. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -6,8 +6,16 @@
 #include "base/json.h"
 #include "model/loading.h"
 
-static const char single_name[] = "model.safetensors";
-static const char index_name[] = "model.safetensors.index.json";
+/* In the order of preference. */
+static const struct {
+    const char *name;
+    bool index; /* names the shards */
+} places[] = {
+    {"model.safetensors", false},
+    {"model.safetensors.index.json", true},
+    {"pytorch_model.bin", false},
+    {"pytorch_model.bin.index.json", true},
+};
 enum { INDEX_MAX = 64 << 20, SHARDS_MAX = 4096 };
 
 static pb_status has_file(const pb_loading *loading, const char *name, bool *there, pb_error *err) {
@@ -20,9 +28,8 @@ static pb_status has_file(const pb_loading *loading, const char *name, bool *the
 }
 
 static pb_status no_weights(const pb_loading *loading, pb_error *err) {
-    static const char *const others[] = {"pytorch_model.bin",  "pytorch_model.bin.index.json",
-                                         "model.gguf",         "tf_model.h5",
-                                         "flax_model.msgpack", "adapter_model.safetensors"};
+    static const char *const others[] = {"model.gguf", "tf_model.h5", "flax_model.msgpack", "adapter_model.safetensors",
+                                         "consolidated.00.pth"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         bool there;
         PB_TRY(has_file(loading, others[i], &there, err));
@@ -31,10 +38,10 @@ static pb_status no_weights(const pb_loading *loading, pb_error *err) {
                 err, PB_ERR_UNSUPPORTED,
                 "'%s' has %s but no %s: that format is not supported; save the model again with transformers' "
                 "save_pretrained, which writes safetensors",
-                loading->model->folder, others[i], single_name);
+                loading->model->folder, others[i], places[0].name);
     }
-    return pb_fail(err, PB_ERR_IO, "'%s' has no weights: neither %s nor %s is there", loading->model->folder,
-                   single_name, index_name);
+    return pb_fail(err, PB_ERR_IO, "'%s' has no weights: none of %s, %s, %s, %s is there", loading->model->folder,
+                   places[0].name, places[1].name, places[2].name, places[3].name);
 }
 
 /* Adds a file to the model's sources, which have room for it. */
@@ -65,10 +72,6 @@ static const pb_source *find_source(const pb_model *model, const char *name) {
     return NULL;
 }
 
-static bool has_entry(const pb_source *source, const char *name) {
-    return pb_safetensors_find(source->safetensors, name) != NULL;
-}
-
 /* Opens every file that the index names, and checks that each tensor is where the index says. */
 static pb_status open_shards(pb_loading *loading, const char *index_path, const json_t *map, pb_error *err) {
     const char *tensor;
@@ -85,10 +88,10 @@ static pb_status open_shards(pb_loading *loading, const char *index_path, const 
                 return pb_fail(err, PB_ERR_FORMAT, "%s: weight_map names more than %d files", index_path, SHARDS_MAX);
             pb_status status = open_file(loading, name, err);
             if (status != PB_OK)
-                return pb_error_prefix(err, status, "%s names the file: ", index_name);
+                return pb_error_prefix(err, status, "%s names the file: ", pb_path_name(index_path));
             file = loading->model->sources[loading->model->n_sources - 1];
         }
-        if (!has_entry(file, tensor))
+        if (!pb_source_has(file, tensor))
             return pb_fail(err, PB_ERR_FORMAT, "%s: tensor '%.200s' should be in %s, but it is not there", index_path,
                            tensor, name);
     }
@@ -97,7 +100,7 @@ static pb_status open_shards(pb_loading *loading, const char *index_path, const 
     return PB_OK;
 }
 
-static pb_status open_index(pb_loading *loading, pb_error *err) {
+static pb_status open_index(pb_loading *loading, const char *index_name, pb_error *err) {
     json_t *index = NULL;
     const json_t *map;
     pb_status status;
@@ -144,18 +147,20 @@ pb_status pb_files_list(pb_loading *loading, pb_error *err) {
 
 pb_status pb_files_open(pb_loading *loading, void *unused, pb_error *err) {
     (void)unused;
-    bool single, index;
-    PB_TRY(has_file(loading, single_name, &single, err));
-    PB_TRY(has_file(loading, index_name, &index, err));
-    if (!single && !index)
-        return no_weights(loading, err);
-    if (single) {
-        PB_TRY(reserve_sources(loading, 1, err));
-        PB_TRY(open_file(loading, single_name, err));
-    } else {
-        PB_TRY(open_index(loading, err));
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        bool there;
+        PB_TRY(has_file(loading, places[i].name, &there, err));
+        if (!there)
+            continue;
+        if (places[i].index) {
+            PB_TRY(open_index(loading, places[i].name, err));
+        } else {
+            PB_TRY(reserve_sources(loading, 1, err));
+            PB_TRY(open_file(loading, places[i].name, err));
+        }
+        return pb_files_list(loading, err);
     }
-    return pb_files_list(loading, err);
+    return no_weights(loading, err);
 }
 
 static int name_against(const void *name, const void *weight) {

@@ -20,7 +20,29 @@ static pb_status create(pb_context *ctx, const char *name, size_t count, pb_sour
     return PB_OK;
 }
 
-pb_status pb_source_open(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err) {
+static bool ends_with(const char *name, const char *end) {
+    size_t length = strlen(name), n = strlen(end);
+    return length >= n && strcmp(name + length - n, end) == 0;
+}
+
+static pb_status open_torch(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err) {
+    pb_torch *file = NULL;
+    PB_TRY(pb_torch_open(ctx, path, &file, err));
+    pb_source *source = NULL;
+    pb_status status = create(ctx, name, pb_torch_count(file), &source, err);
+    if (status != PB_OK) {
+        pb_torch_close(file);
+        return status;
+    }
+    source->kind = "PyTorch";
+    source->torch = file;
+    for (size_t i = 0; i < source->count; i++)
+        source->entries[i] = pb_torch_at(file, i);
+    *out = source;
+    return PB_OK;
+}
+
+static pb_status open_safetensors(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err) {
     pb_safetensors *file = NULL;
     PB_TRY(pb_safetensors_open(ctx, path, &file, err));
     pb_source *source = NULL;
@@ -35,6 +57,21 @@ pb_status pb_source_open(pb_context *ctx, const char *path, const char *name, pb
         source->entries[i] = pb_safetensors_at(file, i);
     *out = source;
     return PB_OK;
+}
+
+pb_status pb_source_open(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err) {
+    bool torch = ends_with(name, ".bin") || ends_with(name, ".pt") || ends_with(name, ".pth");
+    return torch ? open_torch(ctx, path, name, out, err) : open_safetensors(ctx, path, name, out, err);
+}
+
+bool pb_source_has(const pb_source *source, const char *entry) {
+    if (source->safetensors)
+        return pb_safetensors_find(source->safetensors, entry) != NULL;
+    for (size_t i = 0; i < source->count; i++) {
+        if (strcmp(source->entries[i]->name, entry) == 0)
+            return true;
+    }
+    return false;
 }
 
 pb_status pb_source_of_tensor(pb_context *ctx, const char *name, const pb_tensor *tensor, pb_source **out,
@@ -71,6 +108,7 @@ void pb_source_unref(pb_source *source) {
     if (!source || atomic_fetch_sub_explicit(&source->references, 1, memory_order_acq_rel) != 1)
         return;
     pb_safetensors_unref(source->safetensors);
+    pb_torch_close(source->torch);
     pb_tensor_unref(source->tensor);
     pb_free(source->entries);
     pb_free(source->name);

@@ -140,7 +140,7 @@ static pb_status take(machine *m, uint64_t count, const unsigned char **out) {
 }
 
 static pb_status take_number(machine *m, int bytes, uint64_t *out) {
-    const unsigned char *at;
+    const unsigned char *at = NULL;
     PB_TRY(take(m, (uint64_t)bytes, &at));
     *out = 0;
     for (int i = bytes - 1; i >= 0; i--)
@@ -149,8 +149,8 @@ static pb_status take_number(machine *m, int bytes, uint64_t *out) {
 }
 
 static pb_status push_text(machine *m, value_kind kind, int length_bytes) {
-    uint64_t length;
-    const unsigned char *text;
+    uint64_t length = 0;
+    const unsigned char *text = NULL;
     PB_TRY(take_number(m, length_bytes, &length));
     PB_TRY(take(m, length, &text));
     return push(m, (node){.kind = (uint8_t)kind, .text = (const char *)text, .length = (size_t)length});
@@ -158,8 +158,8 @@ static pb_status push_text(machine *m, value_kind kind, int length_bytes) {
 
 /* A whole number of so many bytes, two's complement. */
 static pb_status push_long(machine *m, int length_bytes) {
-    uint64_t length, value = 0;
-    const unsigned char *at;
+    uint64_t length = 0, value = 0;
+    const unsigned char *at = NULL;
     PB_TRY(take_number(m, length_bytes, &length));
     if (length > 8)
         return wrong(m, "a whole number has more than 64 bits");
@@ -219,15 +219,15 @@ static pb_status take_line(machine *m, const char **out, size_t *length) {
 }
 
 static pb_status global_by_lines(machine *m) {
-    const char *module, *name;
-    size_t module_length, length;
+    const char *module = NULL, *name = NULL;
+    size_t module_length = 0, length = 0;
     PB_TRY(take_line(m, &module, &module_length));
     PB_TRY(take_line(m, &name, &length));
     return push_global(m, module, module_length, name, length);
 }
 
 static pb_status global_by_stack(machine *m) {
-    uint32_t name, module;
+    uint32_t name = NONE, module = NONE;
     PB_TRY(pop(m, &name));
     PB_TRY(pop(m, &module));
     const node *a = &m->nodes[module], *b = &m->nodes[name];
@@ -240,7 +240,7 @@ static pb_status global_by_stack(machine *m) {
 
 /* ('storage', type, key, location, number of elements) */
 static pb_status load_persistent(machine *m) {
-    uint32_t id;
+    uint32_t id = NONE;
     const node *part[5];
     size_t n;
     PB_TRY(pop(m, &id));
@@ -290,7 +290,7 @@ static pb_status rebuild_tensor(machine *m, uint32_t arguments) {
 }
 
 static pb_status reduce(machine *m) {
-    uint32_t arguments, called;
+    uint32_t arguments = NONE, called = NONE;
     const node *part[4];
     size_t n;
     PB_TRY(pop(m, &arguments));
@@ -341,7 +341,7 @@ static pb_status make_container(machine *m, value_kind kind, size_t from) {
 }
 
 static pb_status make_from_mark(machine *m, value_kind kind) {
-    size_t from;
+    size_t from = 0;
     PB_TRY(pop_mark(m, &from));
     return make_container(m, kind, from);
 }
@@ -369,7 +369,7 @@ static pb_status extend(machine *m, value_kind kind, size_t n) {
 
 /* An OrderedDict's attributes (a state dict has its versions there) say nothing about tensors. */
 static pb_status build(machine *m) {
-    uint32_t state, object;
+    uint32_t state = NONE, object = NONE;
     PB_TRY(pop(m, &state));
     PB_TRY(pop(m, &object));
     if (m->nodes[object].kind != KIND_DICT)
@@ -391,7 +391,7 @@ static pb_status put(machine *m, uint64_t place) {
 }
 
 static pb_status get(machine *m, int bytes) {
-    uint64_t place;
+    uint64_t place = 0;
     PB_TRY(take_number(m, bytes, &place));
     if (place >= m->n_memo || !m->memo[place])
         return wrong(m, "it asks for a value that was not kept");
@@ -399,7 +399,7 @@ static pb_status get(machine *m, int bytes) {
 }
 
 static pb_status put_at(machine *m, int bytes) {
-    uint64_t place;
+    uint64_t place = 0;
     PB_TRY(take_number(m, bytes, &place));
     return put(m, place);
 }
@@ -407,7 +407,7 @@ static pb_status put_at(machine *m, int bytes) {
 /* ---- the machine ------------------------------------------------------------------------------------------------------------------- */
 
 static pb_status push_int(machine *m, int bytes) {
-    uint64_t value;
+    uint64_t value = 0;
     PB_TRY(take_number(m, bytes, &value));
     return push(m, (node){.kind = KIND_INT, .number = bytes == 4 ? (int32_t)(uint32_t)value : (int64_t)value});
 }
@@ -419,12 +419,12 @@ static pb_status mark(machine *m) {
 }
 
 static pb_status skip(machine *m, uint64_t bytes) {
-    const unsigned char *ignored;
+    const unsigned char *ignored = NULL;
     return take(m, bytes, &ignored);
 }
 
 static pb_status protocol(machine *m) {
-    uint64_t version;
+    uint64_t version = 0;
     PB_TRY(take_number(m, 1, &version));
     if (version < 2 || version > 5)
         return pb_fail(m->err, PB_ERR_UNSUPPORTED, "%s: pickle protocol %d is not known; known are 2 to 5", m->path,
@@ -433,7 +433,7 @@ static pb_status protocol(machine *m) {
 }
 
 static pb_status discard(machine *m, bool to_mark) {
-    uint32_t ignored;
+    uint32_t ignored = NONE;
     if (!to_mark)
         return pop(m, &ignored);
     return pop_mark(m, &m->n_stack);
@@ -591,7 +591,7 @@ static pb_status read_dict(machine *m, uint32_t dict, pb_pickled *out) {
 }
 
 static pb_status read_top(machine *m, pb_pickled **out, size_t *n) {
-    uint32_t top;
+    uint32_t top = NONE;
     m->n_marks = 0;
     PB_TRY(pop(m, &top));
     if (m->nodes[top].kind != KIND_DICT)

@@ -48,6 +48,13 @@ static pb_status find_root(pb_torch *file, const char *path, pb_error *err) {
     if (find(file, "", "constants.pkl", 13))
         return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: a TorchScript program, not a state dict; save model.state_dict()",
                        path);
+    for (size_t i = 0; i < file->zip.count; i++) {
+        const pb_zip_entry *entry = &file->zip.entries[i];
+        if (entry->compressed)
+            return pb_fail(err, PB_ERR_UNSUPPORTED,
+                           "%s: entry '%.*s' is compressed; torch.save stores entries as they are", path,
+                           entry->name_length > 100 ? 100 : (int)entry->name_length, entry->name);
+    }
     const pb_zip_entry *order = find(file, "", "byteorder", 9);
     if (order && !(order->size == 6 && memcmp(order->data, "little", 6) == 0))
         return pb_fail(err, PB_ERR_UNSUPPORTED, "%s: its numbers are not little-endian", path);

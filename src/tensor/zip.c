@@ -107,20 +107,17 @@ static pb_status read_entry(const reader *r, const directory *dir, uint64_t at, 
     int shown = name > 100 ? 100 : (int)name;
     if (number(h + 8, 2) & 1u)
         return pb_fail(r->err, PB_ERR_UNSUPPORTED, "%s: entry '%.*s' is encrypted", r->path, shown, out->name);
-    if (number(h + 10, 2) != 0)
-        return pb_fail(r->err, PB_ERR_UNSUPPORTED,
-                       "%s: entry '%.*s' is compressed; torch.save stores entries as they are", r->path, shown,
-                       out->name);
-    if (packed != size)
+    out->compressed = number(h + 10, 2) != 0;
+    if (!out->compressed && packed != size)
         return damaged(r, "an entry has two sizes");
     if (!signature(r, offset, "\3\4", LOCAL_SIZE))
         return damaged(r, "an entry is not where the directory says");
     uint64_t begin = offset + LOCAL_SIZE + number(r->data + offset + 26, 2) + number(r->data + offset + 28, 2);
-    if (begin > dir->offset || size > dir->offset - begin)
+    if (begin > dir->offset || packed > dir->offset - begin)
         return pb_fail(r->err, PB_ERR_FORMAT, "%s: the zip archive is damaged: entry '%.*s' goes beyond its end",
                        r->path, shown, out->name);
     out->data = r->data + begin;
-    out->size = (size_t)size;
+    out->size = (size_t)packed;
     *next = at + CENTRAL_SIZE + name + extra + comment;
     return PB_OK;
 }
@@ -139,7 +136,7 @@ static int by_name(const void *a, const void *b) {
 
 pb_status pb_zip_open(pb_context *ctx, const pb_mapping *map, const char *path, pb_zip *out, pb_error *err) {
     reader r = {map->data, map->size, path, err};
-    directory dir;
+    directory dir = {0, 0, 0};
     PB_TRY(find_directory(&r, &dir));
     pb_zip zip = {ctx, pb_alloc(ctx, (size_t)dir.entries, sizeof *zip.entries), 0};
     if (!zip.entries)
