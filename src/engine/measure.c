@@ -150,7 +150,8 @@ static pb_status make_captures(const plan_state *s, size_t first, pb_lane *lanes
     return PB_OK;
 }
 
-static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const char *what, double done, double *values, pb_tensor ***captures, pb_error *err) {
+static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const char *what, double done, double *values,
+                           pb_tensor ***captures, pb_error *err) {
     pb_arena arena = {.ctx = s->ctx};
     pb_lane *lanes = pb_alloc(s->ctx, chunk->n, sizeof *lanes);
     if (!lanes)
