@@ -19,7 +19,8 @@ typedef struct pb_load_options {
     bool fold_ln, center_writing_weights, center_unembed, fold_value_biases;
 } pb_load_options;
 
-/* folder: holds config.json and model.safetensors (or model.safetensors.index.json); tokenizer.json is optional.
+/* folder: holds config.json and model.safetensors, pytorch_model.bin, or one of their .index.json with the shards (looked for
+ * in this order: safetensors, its index, PyTorch, its index); tokenizer.json is optional.
  * options may be NULL. Opening maps the weights and checks every name and shape against the configuration; it reads
  * none of the matrices. Errors name the file, the tensor or the key. Unknown architecture: lists the known ones. */
 pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out,
@@ -84,6 +85,14 @@ pb_tokenizer *pb_model_tokenizer(const pb_model *model); /* borrowed; NULL if th
 /* SHA-256 (hex, 65 bytes with NUL) over config.json, the weight files' contents, and the names, shapes and present values of
  * tensors in memory; reads the files. */
 pb_status pb_model_hash(const pb_model *model, char out[65], pb_error *err);
+/* The same from a file in the folder `cache` (made if need be; NULL or "": none), if it was asked before and no weight file has
+ * another path, file number, size or time of change since. Never for tensors in memory or for files younger than 3 seconds.
+ * A cache that cannot be read or written costs time only. */
+pb_status pb_model_hash_cached(const pb_model *model, const char *cache, char out[65], pb_error *err);
+/* Stored types of the weights in use, most bytes first: "BF16 and F32". Into buffer (at least 96 bytes), which is returned. */
+char *pb_model_dtypes(const pb_model *model, char *buffer, size_t size);
+/* What they are stored in: "safetensors (2 files) and memory (1 tensor)". Likewise. */
+char *pb_model_storage(const pb_model *model, char *buffer, size_t size);
 /* A weight by its Hugging Face name as float32 [shape as stored] (a copy), for scripts that look at weights. */
 pb_status pb_model_weight(const pb_model *model, const char *name, pb_tensor **out, pb_error *err);
 size_t pb_model_weight_count(const pb_model *model);

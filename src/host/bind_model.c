@@ -348,7 +348,8 @@ static int model_hash(lua_State *L) {
     pb_check_arity(L, 1);
     const pb_model *model = pb_check_model(L, 1);
     char text[65];
-    PB_LUA(L, pb_model_hash(model, text, pb_lua_error(L)));
+    char cache[4096];
+    PB_LUA(L, pb_model_hash_cached(model, pb_hash_cache(cache, sizeof cache), text, pb_lua_error(L)));
     lua_pushstring(L, text);
     return 1;
 }
@@ -504,6 +505,8 @@ static const luaL_Reg properties[] = {
     {"tokenizer", model_tokenizer},
     {"has_tokenizer", model_has_tokenizer},
     {"config", pb_model_config_table},
+    {"storage", pb_model_storage_text},
+    {"dtypes", pb_model_dtypes_text},
     {NULL, NULL},
 };
 

@@ -1,4 +1,5 @@
 /* Lua: models made of tensors (pb.model, model:with), and what changes with them. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,4 +140,30 @@ int pb_model_save(lua_State *L) {
     PB_LUA(L, pb_model_export(model, lua_tostring(L, -1), dtype, pb_lua_error(L)));
     pb_host_wrote(L, path);
     return 0;
+}
+
+/* model.storage -> text */
+int pb_model_storage_text(lua_State *L) {
+    char text[128];
+    lua_pushstring(L, pb_model_storage(pb_check_model(L, 1), text, sizeof text));
+    return 1;
+}
+
+/* model.dtypes -> text */
+int pb_model_dtypes_text(lua_State *L) {
+    char text[128];
+    lua_pushstring(L, pb_model_dtypes(pb_check_model(L, 1), text, sizeof text));
+    return 1;
+}
+
+const char *pb_hash_cache(char *buffer, size_t size) {
+    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
+    int length = 0;
+    if (cache && *cache == '/')
+        length = snprintf(buffer, size, "%s/patchbay/sha256", cache);
+    else if (home && *home == '/')
+        length = snprintf(buffer, size, "%s/.cache/patchbay/sha256", home);
+    if (length <= 0 || (size_t)length >= size)
+        buffer[0] = '\0';
+    return buffer;
 }

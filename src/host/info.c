@@ -1,9 +1,9 @@
 /* `patchbay info [MODEL]`: what the program runs on, and what a model is. */
-#include <dirent.h>
 #include <stdio.h>
 #include <string.h>
 
 #include "host/commands.h"
+#include "host/objects.h"
 #include "host/private.h"
 #include "patchbay/patchbay.h"
 #include "tensor/gemm.h"
@@ -73,7 +73,15 @@ static void print_sites(const pb_model *model) {
     }
 }
 
-static void print_model(const pb_model *model, const char *dtype) {
+/* The digest, when it can be had: nothing else waits for it. */
+static void print_hash(const pb_model *model) {
+    char cache[4096], digest[65];
+    if (pb_model_hash_cached(model, pb_hash_cache(cache, sizeof cache), digest, NULL) == PB_OK)
+        printf("SHA-256    %s\n", digest);
+}
+
+static void print_model(const pb_model *model) {
+    char dtypes[128], storage[128];
     printf("\nmodel      %s (%s)\n", pb_model_name(model), pb_model_family(model));
     printf("folder     %s\n", pb_model_folder(model));
     printf("layers     %d\n", pb_model_layers(model));
@@ -86,48 +94,16 @@ static void print_model(const pb_model *model, const char *dtype) {
         printf("positions  at most %d\n", pb_model_max_positions(model));
     else
         printf("positions  no limit in the architecture\n");
-    printf("parameters %lld, stored as %s, ", (long long)pb_model_parameters(model), dtype);
+    printf("parameters %lld, stored as %s, ", (long long)pb_model_parameters(model),
+           pb_model_dtypes(model, dtypes, sizeof dtypes));
     print_size(pb_model_weight_bytes(model));
+    printf("\nstorage    %s", pb_model_storage(model, storage, sizeof storage));
     const pb_tokenizer *tokenizer = pb_model_tokenizer(model);
     if (tokenizer)
         printf("\ntokenizer  %s, %d tokens%s\n", pb_tokenizer_kind(tokenizer), (int)pb_tokenizer_size(tokenizer),
                pb_tokenizer_adds_special(tokenizer) ? ", adds special tokens" : "");
     else
         printf("\ntokenizer  none in the folder: token ids only\n");
-}
-
-/* Bytes by stored type over the folder's model*.safetensors files, largest first: "float32", "bf16, f32". Into text. */
-static void stored_types(pb_context *ctx, const char *folder, char *text, size_t size) {
-    size_t bytes[PB_STORED_OTHER + 1] = {0};
-    DIR *dir = opendir(folder);
-    for (struct dirent *entry; dir && (entry = readdir(dir));) {
-        size_t length = strlen(entry->d_name);
-        if (strncmp(entry->d_name, "model", 5) != 0 || length < 12 ||
-            strcmp(entry->d_name + length - 12, ".safetensors") != 0)
-            continue;
-        char path[4096 + 256 + 2];
-        pb_safetensors *file = NULL;
-        snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        if (pb_safetensors_open(ctx, path, &file, NULL) != PB_OK)
-            continue;
-        for (size_t i = 0; i < pb_safetensors_count(file); i++)
-            bytes[pb_safetensors_at(file, i)->type] += pb_safetensors_at(file, i)->bytes;
-        pb_safetensors_unref(file);
-    }
-    if (dir)
-        closedir(dir);
-    size_t used = 0;
-    text[0] = '\0';
-    for (;;) {
-        int most = 0;
-        for (int type = 1; type <= PB_STORED_OTHER; type++)
-            most = bytes[type] > bytes[most] ? type : most;
-        if (!bytes[most] || used + 16 > size)
-            break;
-        bytes[most] = 0;
-        used +=
-            (size_t)snprintf(text + used, size - used, "%s%s", used ? " and " : "", pb_stored_name((pb_stored)most));
-    }
 }
 
 typedef struct model_request {
@@ -161,9 +137,8 @@ int pb_command_info(const char *name, const pb_command_options *o) {
         status = pb_model_open(ctx, request.folder, NULL, &model, &err);
     if (status != PB_OK)
         goto done;
-    char types[128];
-    stored_types(ctx, request.folder, types, sizeof types);
-    print_model(model, types);
+    print_model(model);
+    print_hash(model);
     print_sites(model);
 done:
     fflush(stdout);

@@ -45,6 +45,10 @@ int pb_model_with(lua_State *L);
 int pb_model_refresh_vectors(lua_State *L);
 int pb_model_save(lua_State *L);
 int pb_model_config_table(lua_State *L);
+int pb_model_storage_text(lua_State *L);
+int pb_model_dtypes_text(lua_State *L);
+/* Where digests of models are kept: XDG_CACHE_HOME or ~/.cache, then patchbay/sha256; "" when neither is known. */
+const char *pb_hash_cache(char *buffer, size_t size);
 
 /* ---- models and runs ------------------------------------------------------------------------------------------------------ */
 

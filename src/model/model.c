@@ -5,7 +5,6 @@
 #include <unistd.h>
 
 #include "base/file.h"
-#include "base/hash.h"
 #include "base/json.h"
 #include "model/loading.h"
 
@@ -247,65 +246,46 @@ const char *pb_model_weight_name(const pb_model *model, size_t i) {
     return i < model->n_weights ? model->weights[i].entry->name : NULL;
 }
 
-/* ---- hash ----------------------------------------------------------------------------------------------------------- */
+/* ---- how it is stored ---------------------------------------------------------------------------------------------------- */
 
-/* Adds bytes to a digest, in pieces between which the work can be stopped. */
-static pb_status hash_bytes(const pb_model *model, const void *data, size_t size, pb_sha256 *digest, pb_error *err) {
-    enum { PIECE = 8 << 20 };
-    for (size_t at = 0; at < size; at += PIECE) {
-        PB_TRY(pb_context_check(model->ctx, err));
-        PB_TRY(pb_sha256_add(digest, (const char *)data + at, size - at < PIECE ? size - at : PIECE, err));
-    }
-    return PB_OK;
+/* Appends "word" or " and word" to a text of at most size bytes. */
+static void add_word(char *text, size_t size, const char *word) {
+    size_t used = strlen(text);
+    snprintf(text + used, size - used, "%s%s", used ? " and " : "", word);
 }
 
-static pb_status hash_file(const pb_model *model, const char *name, pb_sha256 *digest, pb_error *err) {
-    pb_mapping map = {0};
-    char *path = pb_path_join(model->ctx, model->folder, name);
-    if (!path)
-        return pb_fail_memory(err, model->ctx, strlen(name), "a path");
-    pb_status status = pb_file_map(path, &map, err);
-    if (status == PB_OK)
-        status = hash_bytes(model, map.data, map.size, digest, err);
-    pb_file_unmap(&map);
-    pb_free(path);
-    return status;
+char *pb_model_dtypes(const pb_model *model, char *buffer, size_t size) {
+    size_t bytes[PB_STORED_OTHER + 1] = {0};
+    for (size_t i = 0; i < model->n_weights; i++) {
+        if (model->weights[i].used)
+            bytes[model->weights[i].entry->type] += model->weights[i].entry->bytes;
+    }
+    buffer[0] = '\0';
+    for (;;) {
+        int most = 0;
+        for (int type = 1; type <= PB_STORED_OTHER; type++)
+            most = bytes[type] > bytes[most] ? type : most;
+        if (!bytes[most])
+            return buffer;
+        bytes[most] = 0;
+        add_word(buffer, size, pb_stored_name((pb_stored)most));
+    }
 }
 
-/* A tensor in memory: its name and shape, then its values as they are now. */
-static pb_status hash_tensor(const pb_model *model, const pb_entry *entry, pb_sha256 *digest, pb_error *err) {
-    char shape[256];
-    pb_shape_text(entry->ndim, entry->shape, shape, sizeof shape);
-    PB_TRY(pb_sha256_add(digest, entry->name, strlen(entry->name) + 1, err));
-    PB_TRY(pb_sha256_add(digest, shape, strlen(shape) + 1, err));
-    return hash_bytes(model, entry->data, entry->bytes, digest, err);
-}
-
-/* The file with the least name above `after` (NULL: of all); NULL if there is none. */
-static const char *next_file(const pb_model *model, const char *after) {
-    const char *best = NULL;
-    for (size_t i = 0; i < model->n_sources; i++) {
-        const char *name = model->sources[i]->name;
-        if (!pb_source_is_memory(model->sources[i]) && (!after || strcmp(name, after) > 0) &&
-            (!best || strcmp(name, best) < 0))
-            best = name;
+char *pb_model_storage(const pb_model *model, char *buffer, size_t size) {
+    static const char *const kinds[] = {"safetensors", "PyTorch", "memory"};
+    buffer[0] = '\0';
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
+        size_t n = 0;
+        for (size_t i = 0; i < model->n_sources; i++)
+            n += strcmp(model->sources[i]->kind, kinds[k]) == 0;
+        char word[64];
+        if (k + 1 == sizeof kinds / sizeof kinds[0])
+            snprintf(word, sizeof word, "%s (%zu tensor%s)", kinds[k], n, n == 1 ? "" : "s");
+        else
+            snprintf(word, sizeof word, "%s (%zu file%s)", kinds[k], n, n == 1 ? "" : "s");
+        if (n)
+            add_word(buffer, size, word);
     }
-    return best;
-}
-
-pb_status pb_model_hash(const pb_model *model, char out[65], pb_error *err) {
-    pb_sha256 *digest = NULL;
-    PB_TRY(pb_sha256_begin(model->ctx, &digest, err));
-    pb_status status = hash_bytes(model, model->config, model->config_length, digest, err);
-    for (const char *name = next_file(model, NULL); status == PB_OK && name; name = next_file(model, name))
-        status = hash_file(model, name, digest, err);
-    for (size_t i = 0; status == PB_OK && i < model->n_weights; i++) { /* sorted by name */
-        if (pb_source_is_memory(model->weights[i].source))
-            status = hash_tensor(model, model->weights[i].entry, digest, err);
-    }
-    if (status != PB_OK) {
-        pb_sha256_drop(digest);
-        return status;
-    }
-    return pb_sha256_end(digest, out, err);
+    return buffer;
 }

@@ -213,8 +213,10 @@ static void model_open__missing_parts__are_named(void **state) {
     assert_error(pb_model_open(ctx, folder, NULL, &model, &err), PB_ERR_IO, "no config.json");
     copy_file(ctx, test_data("golden/models/gpt2/config.json"), test_path(folder, "config.json"));
     assert_error(pb_model_open(ctx, folder, NULL, &model, &err), PB_ERR_IO, "no weights");
+    write_text(test_path(folder, "tf_model.h5"), "hdf");
+    assert_error(pb_model_open(ctx, folder, NULL, &model, &err), PB_ERR_UNSUPPORTED, "tf_model.h5");
     write_text(test_path(folder, "pytorch_model.bin"), "zip");
-    assert_error(pb_model_open(ctx, folder, NULL, &model, &err), PB_ERR_UNSUPPORTED, "pytorch_model.bin");
+    assert_error(pb_model_open(ctx, folder, NULL, &model, &err), PB_ERR_FORMAT, "pytorch_model.bin");
     write_text(test_path(folder, "config.json"), "{\"model_type\": \"gpt2\"");
     assert_error(pb_model_open(ctx, folder, NULL, &model, &err), PB_ERR_FORMAT, "config.json");
     write_text(test_path(folder, "config.json"), "[1]");

@@ -2,10 +2,12 @@
 #include "support/support.h"
 
 #include <dirent.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/file.h"
 #include "model/spec.h"
@@ -566,6 +568,64 @@ static void model_hash__tensors_in_memory__are_part_of_it(void **state) {
     drop_weights(list);
 }
 
+/* The digest is kept, and kept no longer than the files stay as they are. */
+static void model_hash_cached__changed_file__is_read_again(void **state) {
+    pb_error err = {0};
+    char first[65], second[65], *folder = test_folder(), *cache = test_folder();
+    struct timespec old[2] = {{.tv_sec = 1000000000}, {.tv_sec = 1000000000}};
+    pb_model *model = tiny(*state, true);
+    assert_ok(pb_model_export(model, folder, PB_STORED_F32, &err));
+    pb_model_unref(model);
+    const char *weights = test_path(folder, "model.safetensors");
+    model = open_folder(*state, folder, NULL);
+    assert_ok(pb_model_hash(model, first, &err));
+    assert_ok(pb_model_hash_cached(model, test_path(cache, "new"), second, &err)); /* too young to be kept */
+    assert_string_equal(first, second);
+    assert_false(pb_folder_exists(test_path(cache, "new")));
+    assert_int_equal(utimensat(AT_FDCWD, weights, old, 0), 0);
+    assert_ok(pb_model_hash_cached(model, test_path(cache, "new"), second, &err));
+    assert_true(pb_folder_exists(test_path(cache, "new")));
+    /* other bytes, but path, size and time as before: the kept digest is given, which shows that it was kept */
+    FILE *file = fopen(test_path(folder, "model.safetensors"), "r+b");
+    assert_int_equal(fseek(file, -1, SEEK_END), 0);
+    assert_int_not_equal(fputc('x', file), EOF);
+    fclose(file);
+    assert_int_equal(utimensat(AT_FDCWD, test_path(folder, "model.safetensors"), old, 0), 0);
+    assert_ok(pb_model_hash_cached(model, test_path(cache, "new"), second, &err));
+    assert_string_equal(first, second);
+    old[1].tv_nsec = 1;
+    assert_int_equal(utimensat(AT_FDCWD, test_path(folder, "model.safetensors"), old, 0), 0);
+    assert_ok(pb_model_hash_cached(model, test_path(cache, "new"), second, &err));
+    assert_string_not_equal(first, second);
+    assert_ok(pb_model_hash(model, first, &err));
+    assert_string_equal(first, second);
+    assert_ok(pb_model_hash_cached(model, test_path(folder, "config.json"), second, &err)); /* no folder at all */
+    assert_string_equal(first, second);
+    pb_model_unref(model);
+    test_folder_remove(folder);
+    test_folder_remove(cache);
+}
+
+static void model_storage__says_kinds_and_types(void **state) {
+    pb_error err = {0};
+    char text[128];
+    pb_model *model = open_golden(*state, "files-sharded"), *edited = NULL;
+    assert_non_null(strstr(pb_model_storage(model, text, sizeof text), "safetensors ("));
+    assert_non_null(strstr(text, "files)"));
+    assert_string_equal(pb_model_dtypes(model, text, sizeof text), "F32");
+    pb_model_unref(model);
+    model = open_golden(*state, "files-bf16");
+    pb_tensor *w = NULL;
+    assert_ok(pb_model_weight(model, pb_model_weight_name(model, 0), &w, &err));
+    pb_named_tensor given = {pb_model_weight_name(model, 0), w};
+    assert_ok(pb_model_with_weights(model, &given, 1, &edited, &err));
+    assert_string_equal(pb_model_storage(edited, text, sizeof text), "safetensors (1 file) and memory (1 tensor)");
+    assert_non_null(strstr(pb_model_dtypes(edited, text, sizeof text), " and "));
+    pb_tensor_unref(w);
+    pb_model_unref(edited);
+    pb_model_unref(model);
+}
+
 /* ---- what is refused --------------------------------------------------------------------------------------------------------- */
 
 static pb_status create_with(pb_context *ctx, const pb_model *like, weight_list list, pb_error *err) {
@@ -715,6 +775,8 @@ int main(void) {
         TEST(narrow__rounds_to_nearest_even),
         TEST(model_origin__tensors_in_memory__are_found),
         TEST(model_hash__tensors_in_memory__are_part_of_it),
+        TEST(model_hash_cached__changed_file__is_read_again),
+        TEST(model_storage__says_kinds_and_types),
         TEST(model_create__bad_weights__are_named),
         TEST(model_with_weights__bad_weights__are_named),
         TEST(models_in_memory__failing_allocations__leak_nothing),

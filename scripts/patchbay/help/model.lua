@@ -4,12 +4,12 @@ return {
 pb.load opens one, pb.model makes one of tensors, and model:with replaces weights. Numbers are Hugging Face's: raw weights, computed in float32 whatever the stored type. Layers, heads,
 positions, neurons and token ids count from 0.
 Fields: name, folder, family, layers, heads, kv_heads, d_model, d_head, d_mlp, vocab, max_positions, parameters, weight_bytes,
-tokenizer, has_tokenizer, config.]] },
+tokenizer, has_tokenizer, config, storage, dtypes.]] },
   { name = "pb.load", signature = "pb.load(name [, { fold_ln =, center_writing_weights =, center_unembed =, fold_value_biases = }]) -> model",
     summary = "Open a model by name, folder or Hugging Face id.",
     text = [[
-name: a built-in model ("facts"), a folder with config.json and model.safetensors, or a Hugging Face id that is in the local
-hub cache. The weights are mapped, not read: a large file opens in milliseconds.
+name: a built-in model ("facts"), a folder with config.json and model.safetensors or pytorch_model.bin (or their shards), or a
+Hugging Face id that is in the local hub cache. The weights are mapped, not read: a large file opens in milliseconds.
 The options are TransformerLens's weight processing, each by itself and off by default; they change the values of sites (and
 center_unembed the logits by a constant per position), not what the model predicts.
 Errors name the file, the tensor or the key that is wrong; an unknown architecture lists the known ones.]],
@@ -75,7 +75,9 @@ embed.W_E [vocab, d_model], pos_embed.W_pos, blocks.i.attn.W_Q [heads, d_model, 
 d_head, d_model], b_Q ..., b_O, blocks.i.mlp.W_in [d_model, d_mlp], W_gate, W_out, b_in, b_out, blocks.i.ln1.w, ln1.b, ln2.*,
 ln_final.*, unembed.W_U [d_model, vocab], b_U. Absent biases are zeros. A copy.]] },
   { name = "model:hash", signature = "model:hash() -> text", summary = "SHA-256 of the configuration and the weight files, in hexadecimal.",
-    text = "Reads the files: seconds for large models." },
+    text = [[
+Reads the files: seconds for large models. Asked again for files that have not changed since (path, size, time of change), it
+comes from a note in ~/.cache/patchbay (XDG_CACHE_HOME is honoured). Weights that are tensors count with their present values.]] },
   { name = "model:generate",
     signature = "model:generate { prompt, tokens = 20, temperature = 0, top_k =, seed =, stop =, patches =, bos =, ids = false } -> text [, ids]",
     summary = "Continue a prompt, with patches held in place.",
@@ -101,6 +103,8 @@ positions cover the new ones, listed positions stay where they are in the prompt
   { name = "model.max_positions", signature = "model.max_positions -> number", summary = "Longest prompt; 0 where the architecture sets no limit." },
   { name = "model.parameters", signature = "model.parameters -> number", summary = "Number of weights; tied ones count once." },
   { name = "model.weight_bytes", signature = "model.weight_bytes -> number", summary = "Bytes of the weights as stored." },
+  { name = "model.storage", signature = "model.storage -> text", summary = "What the weights are stored in: \"safetensors (2 files)\", \"PyTorch (1 file) and memory (3 tensors)\"." },
+  { name = "model.dtypes", signature = "model.dtypes -> text", summary = "Stored types of the weights, most bytes first: \"BF16 and F32\"." },
   { name = "model.tokenizer", signature = "model.tokenizer -> tokenizer", summary = "The model's tokenizer; an error where the folder has none." },
   { name = "model.has_tokenizer", signature = "model.has_tokenizer -> true or false", summary = "Whether the folder has a tokenizer.json." },
 }
