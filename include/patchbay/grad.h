@@ -15,10 +15,10 @@ extern "C" {
 #endif
 
 typedef struct pb_grad_request {
-    pb_run *run;              /* patched or not; its patches must not be functions (PB_ERR_UNSUPPORTED) */
-    const pb_metric *metric;  /* rank and fn have no derivative (PB_ERR_ARGUMENT, which lists those that do) */
-    double weight;            /* the gradient is that of weight * metric */
-    const pb_site *sites;     /* [n_sites] */
+    pb_run *run;             /* patched or not; its patches must not be functions (PB_ERR_UNSUPPORTED) */
+    const pb_metric *metric; /* rank and fn have no derivative (PB_ERR_ARGUMENT, which lists those that do) */
+    double weight;           /* the gradient is that of weight * metric */
+    const pb_site *sites;    /* [n_sites] */
     size_t n_sites;
 } pb_grad_request;
 
@@ -32,8 +32,8 @@ typedef struct pb_grad_options {
 /* values[n]: the metrics (not times weight), may be NULL. grads[i][j]: a new tensor of the site's shape, all positions; exactly
  * zero everywhere when the metric does not depend on the site. All runs are of one model. options may be NULL.
  * Time: about 3 forward passes of the requests (one of them to compute inner values again). */
-pb_status pb_grad(const pb_grad_request *requests, size_t n, const pb_grad_options *options, double *values, pb_tensor ***grads,
-                  pb_error *err);
+pb_status pb_grad(const pb_grad_request *requests, size_t n, const pb_grad_options *options, double *values,
+                  pb_tensor ***grads, pb_error *err);
 
 #ifdef __cplusplus
 }

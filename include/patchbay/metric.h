@@ -25,16 +25,18 @@ typedef enum pb_metric_kind {
 } pb_metric_kind;
 
 /* logits: [positions, vocab], of one variant. */
-typedef pb_status (*pb_metric_fn)(void *user, const struct pb_run *base, size_t variant, const pb_tensor *logits, double *out, pb_error *err);
+typedef pb_status (*pb_metric_fn)(void *user, const struct pb_run *base, size_t variant, const pb_tensor *logits,
+                                  double *out, pb_error *err);
 
 typedef struct pb_metric_options {
     pb_metric_kind kind;
-    pb_choice positions;          /* not listed: the default */
-    const int32_t *answers;       /* logit, logit_diff, prob, log_prob, prob_diff, rank */
+    pb_choice positions;    /* not listed: the default */
+    const int32_t *answers; /* logit, logit_diff, prob, log_prob, prob_diff, rank */
     size_t n_answers;
-    const int32_t *wrong;         /* logit_diff, prob_diff */
+    const int32_t *wrong; /* logit_diff, prob_diff */
     size_t n_wrong;
-    const struct pb_run *reference; /* kl: kept alive by the metric; same positions (same length if they are negative or defaults) */
+    const struct pb_run
+        *reference; /* kl: kept alive by the metric; same positions (same length if they are negative or defaults) */
     pb_metric_fn fn;
     void *user;
 } pb_metric_options;

@@ -17,7 +17,8 @@ typedef struct pb_adamw {
 /* AdamW (Loshchilov & Hutter, "Decoupled weight decay regularization", ICLR 2019), in PyTorch's order: w -= rate decay w, then
  * m = beta1 m + (1 - beta1) g, v = beta2 v + (1 - beta2) g^2, w -= rate / (1 - beta1^step) m / (sqrt(v) / sqrt(1 - beta2^step) + eps).
  * All four are contiguous float32 of one shape; weight, m and v change in place. Other shapes: PB_ERR_ARGUMENT, nothing changed. */
-pb_status pb_adamw_step(const pb_adamw *options, pb_tensor *weight, const pb_tensor *grad, pb_tensor *m, pb_tensor *v, pb_error *err);
+pb_status pb_adamw_step(const pb_adamw *options, pb_tensor *weight, const pb_tensor *grad, pb_tensor *m, pb_tensor *v,
+                        pb_error *err);
 
 #ifdef __cplusplus
 }

@@ -13,7 +13,7 @@ struct pb_run;
 
 /* Chosen coordinates along one axis: all of them, or a list (0-based; negative counts from the end; no duplicates). */
 typedef struct pb_choice {
-    bool listed;          /* false: all */
+    bool listed; /* false: all */
     size_t n;
     const int32_t *items; /* [n] */
 } pb_choice;
@@ -30,7 +30,7 @@ typedef enum pb_value_kind {
     PB_VALUE_TENSOR, /* broadcasts (numpy) to the chosen shape, see pb_patch_shape */
     PB_VALUE_RUN,    /* the same coordinates of another run's value (or those of from_*) */
     PB_VALUE_DROPOUT, /* 0 with probability noise_std, else 1 / (1 - noise_std): for PB_PATCH_SCALE. Uniform draws indexed like noise */
-    PB_VALUE_NOISE   /* std * normal draw; element = flat index in the whole site's value [T, ...], so that the choice of
+    PB_VALUE_NOISE /* std * normal draw; element = flat index in the whole site's value [T, ...], so that the choice of
                       * coordinates and of layer does not change what an entry gets; the same draw in every variant */
 } pb_value_kind;
 
@@ -49,12 +49,12 @@ typedef struct pb_patch {
     pb_patch_op op;
     pb_value_kind value;
     double number;
-    pb_tensor *tensor;            /* borrowed */
-    const struct pb_run *run;     /* borrowed; a run of the same model */
+    pb_tensor *tensor;        /* borrowed */
+    const struct pb_run *run; /* borrowed; a run of the same model */
     /* PB_VALUE_RUN: read there instead of at the same place. Listed ones have as many items as the target's choice.
      * Without from_pos the two runs must have the same length. */
     bool has_from_site;
-    pb_site from_site;            /* same shape of value per position */
+    pb_site from_site; /* same shape of value per position */
     pb_choice from_pos, from_head, from_dest, from_src;
     double noise_std;
     uint64_t noise_seed, noise_draw;
@@ -64,7 +64,8 @@ typedef struct pb_patch {
 
 /* Shape of the chosen entries for a run of T tokens, axes kept even when one coordinate is chosen: [pos, (head,) neuron] or
  * [head, dest, src]. Checks the patch against the model and T. Returns ndim through *ndim. */
-pb_status pb_patch_shape(const pb_model *model, const pb_patch *patch, int64_t T, int *ndim, int64_t shape[3], pb_error *err);
+pb_status pb_patch_shape(const pb_model *model, const pb_patch *patch, int64_t T, int *ndim, int64_t shape[3],
+                         pb_error *err);
 
 #ifdef __cplusplus
 }

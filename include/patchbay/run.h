@@ -16,11 +16,13 @@ typedef struct pb_run pb_run;
 /* ids[n], n >= 1, each below the vocabulary; n at most the model's positions. */
 pb_status pb_run_create(pb_model *model, const int32_t *ids, size_t n, pb_run **out, pb_error *err);
 /* Several sequences of any lengths in one pass over the weights: ids of sequence i are ids[i][0..lengths[i]). runs[n] is filled. */
-pb_status pb_run_create_many(pb_model *model, const int32_t *const *ids, const size_t *lengths, size_t n, pb_run **runs, pb_error *err);
+pb_status pb_run_create_many(pb_model *model, const int32_t *const *ids, const size_t *lengths, size_t n, pb_run **runs,
+                             pb_error *err);
 /* The same with patches held in place from the start (as pb_run_patched of a plain run, in one pass): sequence i has
  * patches[i][0..n_patches[i]). */
-pb_status pb_run_create_patched(pb_model *model, const int32_t *const *ids, const size_t *lengths, const pb_patch *const *patches,
-                                const size_t *n_patches, size_t n, pb_run **runs, pb_error *err);
+pb_status pb_run_create_patched(pb_model *model, const int32_t *const *ids, const size_t *lengths,
+                                const pb_patch *const *patches, const size_t *n_patches, size_t n, pb_run **runs,
+                                pb_error *err);
 /* A run on tokens that may share a prefix with `run` (which must be unpatched): the shared part is taken over, not computed. */
 pb_status pb_run_fork(pb_run *run, const int32_t *ids, size_t n, pb_run **out, pb_error *err);
 /* The run with patches held in place. All sites, all positions have the patched run's values. Patches of a patched run stay. */
@@ -48,27 +50,27 @@ pb_status pb_run_metric(pb_run *run, const pb_metric *metric, double *out, pb_er
 /* One variant of one run: what to change, what to measure, what to look at. */
 typedef struct pb_request {
     pb_run *base;
-    const pb_patch *patches;    /* [n_patches]; none: the base run itself */
+    const pb_patch *patches; /* [n_patches]; none: the base run itself */
     size_t n_patches;
-    const pb_metric *metric;    /* NULL: only captures */
-    const pb_site *captures;    /* [n_captures] sites whose values in the patched run are wanted, all positions */
+    const pb_metric *metric; /* NULL: only captures */
+    const pb_site *captures; /* [n_captures] sites whose values in the patched run are wanted, all positions */
     size_t n_captures;
 } pb_request;
 
 typedef struct pb_measure_options {
     bool dry;          /* plan only: nothing runs */
     bool allow_unread; /* a patch that nothing measured can depend on gives the base's value instead of an error */
-    size_t memory;     /* bytes that the call may use for its work; 0: what the context's budget leaves, at most 512 MiB */
+    size_t memory; /* bytes that the call may use for its work; 0: what the context's budget leaves, at most 512 MiB */
 } pb_measure_options;
 
 /* What a call costs. A row is one position of one variant in one layer. */
 typedef struct pb_plan {
     size_t variants, chunks;
-    double rows;        /* of the dirty cones, all layers together */
-    double full_rows;   /* of whole forward passes done one by one */
-    double flops;       /* multiply-adds * 2 of all products of the dirty cones (attention and unembedding included) */
+    double rows;      /* of the dirty cones, all layers together */
+    double full_rows; /* of whole forward passes done one by one */
+    double flops;     /* multiply-adds * 2 of all products of the dirty cones (attention and unembedding included) */
     double full_flops;
-    size_t bytes;       /* peak working memory of the call */
+    size_t bytes; /* peak working memory of the call */
 } pb_plan;
 
 /* All requests (of runs of one model, any lengths) go through the model together, layer by layer; each is computed only
@@ -82,13 +84,14 @@ pb_status pb_measure(const pb_request *requests, size_t n, const pb_measure_opti
 /* ---- generation ------------------------------------------------------------------------------------------------------------- */
 
 typedef struct pb_generate_options {
-    int tokens;            /* how many new tokens at most */
-    double temperature;    /* 0: greedy (argmax; ties: lowest id) */
-    int top_k;             /* 0: all; only with temperature > 0 */
+    int tokens;         /* how many new tokens at most */
+    double temperature; /* 0: greedy (argmax; ties: lowest id) */
+    int top_k;          /* 0: all; only with temperature > 0 */
     uint64_t seed;
-    const int32_t *stop;   /* stop after one of these (it is kept) */
+    const int32_t *stop; /* stop after one of these (it is kept) */
     size_t n_stop;
-    const pb_patch *patches; /* held in place; a choice of all positions covers the new ones, listed positions stay where they are;
+    const pb_patch
+        *patches; /* held in place; a choice of all positions covers the new ones, listed positions stay where they are;
                               * negative positions are the prompt's */
     size_t n_patches;
 } pb_generate_options;

@@ -20,9 +20,7 @@ typedef struct scratch_plan {
     size_t packed, scores, pointers, bytes;
 } scratch_plan;
 
-static size_t round_up(size_t n) {
-    return (n + 63) & ~(size_t)63;
-}
+static size_t round_up(size_t n) { return (n + 63) & ~(size_t)63; }
 
 static scratch_plan plan_scratch(const pb_group *g) {
     scratch_plan p = {0, 0, 0, 0, 0, 0};
@@ -52,8 +50,13 @@ static thread_scratch carve(const scratch_plan *p, char *base) {
 }
 
 static pb_attention_head head_of(const pb_group *g, const thread_scratch *s, int head, int32_t n_keys) {
-    pb_attention_head h = {.n_keys = n_keys, .d_head = g->spec->d_head, .packed_keys = s->packed, .values = s->values,
-                           .scale = g->weights->attn_scale, .softcap = g->weights->softcap, .window = g->weights->window};
+    pb_attention_head h = {.n_keys = n_keys,
+                           .d_head = g->spec->d_head,
+                           .packed_keys = s->packed,
+                           .values = s->values,
+                           .scale = g->weights->attn_scale,
+                           .softcap = g->weights->softcap,
+                           .window = g->weights->window};
     if (g->spec->alibi_slopes) {
         h.alibi = g->spec->alibi_slopes[head];
         h.alibi_bf16 = g->spec->alibi_bf16;
@@ -62,9 +65,7 @@ static pb_attention_head head_of(const pb_group *g, const thread_scratch *s, int
 }
 
 /* Number of keys that any of the member's queries can see. */
-static int32_t keys_of(const pb_member *m) {
-    return m->n_z ? m->z_pos[m->n_z - 1] + 1 : 0;
-}
+static int32_t keys_of(const pb_member *m) { return m->n_z ? m->z_pos[m->n_z - 1] + 1 : 0; }
 
 static void pack_head(const pb_group *g, const pb_member *m, int kv, int32_t n_keys, thread_scratch *s) {
     int64_t offset = (int64_t)kv * g->spec->d_head;

@@ -15,15 +15,33 @@ typedef struct buffer {
 enum { BUFFERS = 21 };
 
 static void list_buffers(pb_back *b, const pb_spec *s, int64_t n, buffer out[BUFFERS]) {
-    int64_t D = s->d_model, qw = (int64_t)s->heads * s->d_head, kw = (int64_t)s->kv_heads * s->d_head, M = s->experts ? 0 : s->d_mlp;
-    bool raw = s->qk_norm != PB_QK_NORM_NONE || s->clip_qkv > 0, post = s->norm_place == PB_NORM_SANDWICH || s->norm_place == PB_NORM_OUTPUT,
+    int64_t D = s->d_model, qw = (int64_t)s->heads * s->d_head, kw = (int64_t)s->kv_heads * s->d_head,
+            M = s->experts ? 0 : s->d_mlp;
+    bool raw = s->qk_norm != PB_QK_NORM_NONE || s->clip_qkv > 0,
+         post = s->norm_place == PB_NORM_SANDWICH || s->norm_place == PB_NORM_OUTPUT,
          sums = s->norm_place == PB_NORM_POST_ADD, shared = s->block == PB_BLOCK_PARALLEL_SHARED;
     buffer all[BUFFERS] = {
-        {&b->dx, n * D}, {&b->d_attn, n * D}, {&b->d_norm, n * D}, {&b->d_shared, shared ? n * D : 0}, {&b->dz, n * qw}, {&b->dq, n * qw},
-        {&b->dk, n * kw}, {&b->dv, n * kw}, {&b->d_post, n * M}, {&b->d_pre, n * M}, {&b->d_linear, s->gated ? n * M : 0},
-        {&b->saved.pre_norm, n * D}, {&b->saved.mid, n * D}, {&b->saved.q_raw, raw ? n * qw : 0}, {&b->saved.k_raw, raw ? n * kw : 0},
-        {&b->saved.v_raw, raw ? n * kw : 0}, {&b->saved.attn_raw, post ? n * D : 0}, {&b->saved.mlp_raw, post ? n * D : 0},
-        {&b->saved.sum1, sums ? n * D : 0}, {&b->saved.sum2, sums ? n * D : 0}, {&b->lanes[0].x, n * D},
+        {&b->dx, n * D},
+        {&b->d_attn, n * D},
+        {&b->d_norm, n * D},
+        {&b->d_shared, shared ? n * D : 0},
+        {&b->dz, n * qw},
+        {&b->dq, n * qw},
+        {&b->dk, n * kw},
+        {&b->dv, n * kw},
+        {&b->d_post, n * M},
+        {&b->d_pre, n * M},
+        {&b->d_linear, s->gated ? n * M : 0},
+        {&b->saved.pre_norm, n * D},
+        {&b->saved.mid, n * D},
+        {&b->saved.q_raw, raw ? n * qw : 0},
+        {&b->saved.k_raw, raw ? n * kw : 0},
+        {&b->saved.v_raw, raw ? n * kw : 0},
+        {&b->saved.attn_raw, post ? n * D : 0},
+        {&b->saved.mlp_raw, post ? n * D : 0},
+        {&b->saved.sum1, sums ? n * D : 0},
+        {&b->saved.sum2, sums ? n * D : 0},
+        {&b->lanes[0].x, n * D},
     };
     memcpy(out, all, sizeof all);
 }
@@ -57,21 +75,30 @@ static pb_status check_differentiable(const pb_grad_request *r, pb_error *err) {
     for (size_t i = 0; r->run->patches && i < r->run->patches->n; i++)
         if (r->run->patches->items[i].op == PB_PATCH_FN)
             return pb_fail(err, PB_ERR_UNSUPPORTED,
-                           "the patch at '%s' is a function, through which no gradient can be taken; say it with value, add or scale",
+                           "the patch at '%s' is a function, through which no gradient can be taken; say it with "
+                           "value, add or scale",
                            pb_site_name(r->run->patches->items[i].site, name, sizeof name));
     for (size_t i = 0; i < r->n_sites; i++)
         if (!pb_site_exists(r->run->model, r->sites[i].kind, r->sites[i].layer))
-            return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' does not exist in this model", pb_site_name(r->sites[i], name, sizeof name));
+            return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' does not exist in this model",
+                           pb_site_name(r->sites[i], name, sizeof name));
         else if (r->sites[i].kind == PB_SITE_EXPERT_INDICES)
-            return pb_fail(err, PB_ERR_ARGUMENT, "the choice of experts has no derivative (site '%s')", pb_site_name(r->sites[i], name, sizeof name));
+            return pb_fail(err, PB_ERR_ARGUMENT, "the choice of experts has no derivative (site '%s')",
+                           pb_site_name(r->sites[i], name, sizeof name));
     return PB_OK;
 }
 
-static pb_status make_lane(pb_back *b, pb_arena *arena, size_t i, const pb_grad_request *r, pb_tensor **grads, pb_error *err) {
+static pb_status make_lane(pb_back *b, pb_arena *arena, size_t i, const pb_grad_request *r, pb_tensor **grads,
+                           pb_error *err) {
     pb_lane *lane = &b->lanes[i];
     pb_back_info *info = &b->info[i];
     pb_model *model = b->pass.model;
-    *lane = (pb_lane){.base = r->run, .T = r->run->T, .tokens = r->run->tokens, .fresh_from = r->run->T, .index = i, .limit = r->run->T,
+    *lane = (pb_lane){.base = r->run,
+                      .T = r->run->T,
+                      .tokens = r->run->tokens,
+                      .fresh_from = r->run->T,
+                      .index = i,
+                      .limit = r->run->T,
                       .stop_layer = b->pass.spec->layers};
     *info = (pb_back_info){.request = r, .n_grads = r->n_sites, .row0 = b->rows};
     PB_TRY(pb_lane_resolve(arena, model, lane, NULL, 0, err));
@@ -133,7 +160,8 @@ static pb_status embedding_back(pb_back *b, pb_error *err) {
         PB_TRY(pb_back_visit_all(b, -1, PB_SITE_POS_EMBED, b->d_norm, 0, D, err));
         for (size_t i = 0; i < b->n && tables; i++)
             for (int32_t p = 0; p < b->lanes[i].T; p++)
-                pb_back_table_row(b, &spec->pos_embed, p + spec->position_offset, b->d_norm + (b->info[i].row0 + p) * D);
+                pb_back_table_row(b, &spec->pos_embed, p + spec->position_offset,
+                                  b->d_norm + (b->info[i].row0 + p) * D);
     }
     PB_TRY(pb_back_visit_all(b, -1, PB_SITE_EMBED, b->dx, 0, D, err));
     if (!tables)
@@ -198,7 +226,8 @@ static pb_status run_group(pb_back *b, pb_error *err) {
     b->pass.rotary = pb_alloc_zero(ctx, 2 * (size_t)spec->n_rotaries, sizeof *b->pass.rotary);
     pb_status status = PB_OK;
     if (!memory || !b->pass.rotary)
-        status = pb_fail_memory(err, ctx, (size_t)floats_of(list) * sizeof *memory, "the reverse pass through one layer");
+        status =
+            pb_fail_memory(err, ctx, (size_t)floats_of(list) * sizeof *memory, "the reverse pass through one layer");
     for (int i = 0; i < BUFFERS && memory; i++) {
         *list[i].at = list[i].size ? p : NULL;
         p += (list[i].size + 15) & ~(int64_t)15;
@@ -206,8 +235,14 @@ static pb_status run_group(pb_back *b, pb_error *err) {
     float *x = b->lanes[0].x;
     for (size_t i = 0; i < b->n; i++)
         b->lanes[i].x = x + b->info[i].row0 * spec->d_model;
-    b->group = (pb_group){.pass = &b->pass, .spec = spec, .members = b->group.members, .n = b->n, .n_a = b->rows, .n_q = b->rows,
-                          .n_z = b->rows, .saved = &b->saved};
+    b->group = (pb_group){.pass = &b->pass,
+                          .spec = spec,
+                          .members = b->group.members,
+                          .n = b->n,
+                          .n_a = b->rows,
+                          .n_q = b->rows,
+                          .n_z = b->rows,
+                          .saved = &b->saved};
     if (status == PB_OK)
         status = pb_back_final(b, err);
     int low = lowest(b);
@@ -235,16 +270,20 @@ static pb_status run_group(pb_back *b, pb_error *err) {
 
 /* ---- all requests ------------------------------------------------------------------------------------------------------------------ */
 
-static pb_status group_of(const pb_grad_request *requests, size_t n, const pb_grad_options *options, double *values, pb_tensor ***grads, pb_error *err) {
+static pb_status group_of(const pb_grad_request *requests, size_t n, const pb_grad_options *options, double *values,
+                          pb_tensor ***grads, pb_error *err) {
     pb_model *model = requests[0].run->model;
     pb_context *ctx = pb_model_context(model);
     pb_arena arena = {.ctx = ctx};
-    pb_back b = {.pass = {.ctx = ctx, .model = model, .spec = pb_model_spec(model), .group_rows = 2048, .arena = {.ctx = ctx}}, .n = n,
-                 .weights = options ? options->weights : NULL};
+    pb_back b = {
+        .pass = {.ctx = ctx, .model = model, .spec = pb_model_spec(model), .group_rows = 2048, .arena = {.ctx = ctx}},
+        .n = n,
+        .weights = options ? options->weights : NULL};
     b.lanes = pb_arena_get(&arena, n * sizeof *b.lanes);
     b.info = pb_arena_get(&arena, n * sizeof *b.info);
     b.group.members = pb_arena_get(&arena, n * sizeof *b.group.members);
-    pb_status status = b.lanes && b.info && b.group.members ? PB_OK : pb_fail_memory(err, ctx, n * sizeof *b.lanes, "gradients");
+    pb_status status =
+        b.lanes && b.info && b.group.members ? PB_OK : pb_fail_memory(err, ctx, n * sizeof *b.lanes, "gradients");
     b.pass.lanes = b.lanes;
     b.pass.n_lanes = n;
     for (size_t i = 0; i < n && status == PB_OK; i++)
@@ -271,14 +310,16 @@ static pb_status make_tensors(const pb_grad_request *requests, size_t n, pb_tens
     return PB_OK;
 }
 
-pb_status pb_grad(const pb_grad_request *requests, size_t n, const pb_grad_options *options, double *values, pb_tensor ***grads, pb_error *err) {
+pb_status pb_grad(const pb_grad_request *requests, size_t n, const pb_grad_options *options, double *values,
+                  pb_tensor ***grads, pb_error *err) {
     if (n == 0)
         return pb_fail(err, PB_ERR_ARGUMENT, "there is no run to differentiate");
     pb_model *model = requests[0].run->model;
     const pb_spec *spec = pb_model_spec(model);
     for (size_t i = 0; i < n; i++) {
         if (requests[i].run->model != model)
-            return pb_fail(err, PB_ERR_ARGUMENT, "run %zu is of another model: differentiate the models one after the other", i);
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "run %zu is of another model: differentiate the models one after the other", i);
         if (requests[i].n_sites && !grads)
             return pb_fail(err, PB_ERR_ARGUMENT, "run %zu asks for gradients that have nowhere to go", i);
         PB_TRY(check_differentiable(&requests[i], err));
@@ -293,7 +334,8 @@ pb_status pb_grad(const pb_grad_request *requests, size_t n, const pb_grad_optio
         int64_t rows = requests[first].run->T;
         while (first + count < n && rows + requests[first + count].run->T <= fit)
             rows += requests[first + count++].run->T;
-        status = group_of(requests + first, count, options, values ? values + first : NULL, grads ? grads + first : NULL, err);
+        status = group_of(requests + first, count, options, values ? values + first : NULL,
+                          grads ? grads + first : NULL, err);
         first += count;
     }
     for (size_t i = 0; i < n && status != PB_OK && grads; i++)

@@ -28,7 +28,10 @@ static head_view head_of(const pb_back *b, size_t i, int h) {
     v.v = b->group.v + k;
     v.dk = b->dk + k;
     v.dv = b->dv + k;
-    v.head = (pb_attention_head){.n_keys = v.T, .d_head = dh, .scale = b->group.weights->attn_scale, .softcap = b->group.weights->softcap,
+    v.head = (pb_attention_head){.n_keys = v.T,
+                                 .d_head = dh,
+                                 .scale = b->group.weights->attn_scale,
+                                 .softcap = b->group.weights->softcap,
                                  .window = b->group.weights->window};
     if (s->alibi_slopes) {
         v.head.alibi = s->alibi_slopes[h];
@@ -46,7 +49,8 @@ typedef struct scratch {
 
 static size_t scratch_bytes(int32_t T, int32_t dh) {
     size_t packed = pb_attention_packed_size(T, dh) * sizeof(float);
-    return packed + (size_t)T * (2 * sizeof(float *) + sizeof(int32_t)) + 3 * (size_t)T * (size_t)T * sizeof(float) + 256;
+    return packed + (size_t)T * (2 * sizeof(float *) + sizeof(int32_t)) + 3 * (size_t)T * (size_t)T * sizeof(float) +
+           256;
 }
 
 static scratch carve(char *base, int32_t T, int32_t dh) {
@@ -76,7 +80,8 @@ static void make_scores(const head_view *v, const scratch *s, float *scores) {
 
 /* d pattern[i][j] = dz_i . v_j, for masked entries too */
 static pb_status pattern_grad(pb_context *ctx, const head_view *v, float *grads, pb_error *err) {
-    pb_matrix values = {.data = v->v, .type = PB_STORED_F32, .in = v->d_head, .out = v->T, .ld = v->k_row, .block = v->T};
+    pb_matrix values = {
+        .data = v->v, .type = PB_STORED_F32, .in = v->d_head, .out = v->T, .ld = v->k_row, .block = v->T};
     return pb_linear(ctx, v->dz, v->q_row, v->T, &values, grads, v->T, 0, err);
 }
 
@@ -102,13 +107,25 @@ static pb_status scores_back(pb_context *ctx, const head_view *v, const float *s
             grads[i] *= 1.0f - t * t;
         }
     pb_vec_scale(v->head.scale, grads, T * T);
-    pb_matrix keys = {.data = v->k, .type = PB_STORED_F32, .in_major = true, .in = T, .out = v->d_head, .ld = v->k_row, .block = v->d_head};
+    pb_matrix keys = {.data = v->k,
+                      .type = PB_STORED_F32,
+                      .in_major = true,
+                      .in = T,
+                      .out = v->d_head,
+                      .ld = v->k_row,
+                      .block = v->d_head};
     PB_TRY(pb_linear(ctx, grads, T, T, &keys, v->dq, v->q_row, 0, err));
     return pb_linear_weight_grad(ctx, grads, T, v->q, v->q_row, T, &keys, v->dk, v->k_row, NULL, err);
 }
 
 static pb_status values_back(pb_context *ctx, const head_view *v, const float *pattern, pb_error *err) {
-    pb_matrix values = {.data = v->v, .type = PB_STORED_F32, .in_major = true, .in = v->T, .out = v->d_head, .ld = v->k_row, .block = v->d_head};
+    pb_matrix values = {.data = v->v,
+                        .type = PB_STORED_F32,
+                        .in_major = true,
+                        .in = v->T,
+                        .out = v->d_head,
+                        .ld = v->k_row,
+                        .block = v->d_head};
     return pb_linear_weight_grad(ctx, pattern, v->T, v->dz, v->q_row, v->T, &values, v->dv, v->k_row, NULL, err);
 }
 

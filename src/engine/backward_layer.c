@@ -4,9 +4,7 @@
 
 #include "engine/backward.h"
 
-static bool has_ln1(const pb_spec *s) {
-    return s->norm_place == PB_NORM_PRE || s->norm_place == PB_NORM_SANDWICH;
-}
+static bool has_ln1(const pb_spec *s) { return s->norm_place == PB_NORM_PRE || s->norm_place == PB_NORM_SANDWICH; }
 
 static bool has_post_norms(const pb_spec *s) {
     return s->norm_place == PB_NORM_SANDWICH || s->norm_place == PB_NORM_OUTPUT;
@@ -23,7 +21,8 @@ static pb_status dense_back(pb_back *b, int layer, pb_error *err) {
     PB_TRY(pb_back_linear(b, &w->mlp_out, b->group.hidden, M, b->d_norm, D, n, err));
     PB_TRY(pb_linear_input_grad(ctx, b->d_norm, D, n, &w->mlp_out, b->d_post, M, 0, err));
     PB_TRY(pb_back_visit_all(b, layer, PB_SITE_MLP_POST, b->d_post, 0, M, err));
-    pb_act_backward_rows(ctx, spec->act, b->group.pre, M, b->group.linear, M, b->d_post, M, b->d_pre, M, b->d_linear, M, n, M);
+    pb_act_backward_rows(ctx, spec->act, b->group.pre, M, b->group.linear, M, b->d_post, M, b->d_pre, M, b->d_linear, M,
+                         n, M);
     PB_TRY(pb_back_visit_all(b, layer, PB_SITE_MLP_PRE, b->d_pre, 0, M, err));
     PB_TRY(pb_back_linear(b, &w->mlp_in, b->group.mlp_in, D, b->d_pre, M, n, err));
     PB_TRY(pb_linear_input_grad(ctx, b->d_pre, M, n, &w->mlp_in, b->d_norm, D, 0, err));
@@ -77,7 +76,8 @@ static pb_status result_back(pb_back *b, size_t i, int layer, pb_error *err) {
     bool patched = pb_lane_touches(lane, layer, PB_SITE_RESULT);
     for (int64_t h = 0; h < H && patched && status == PB_OK; h++) {
         pb_matrix head = pb_matrix_inputs(&b->group.weights->o, h * dh, dh);
-        status = pb_linear_input_grad(ctx, parts + h * D, row, lane->T, &head, b->dz + b->info[i].row0 * H * dh + h * dh, H * dh, 0, err);
+        status = pb_linear_input_grad(ctx, parts + h * D, row, lane->T, &head,
+                                      b->dz + b->info[i].row0 * H * dh + h * dh, H * dh, 0, err);
     }
     pb_free(parts);
     return status;
@@ -140,7 +140,10 @@ static pb_status raw_back(pb_back *b, const head_grads *g, pb_error *err) {
         float *d = g->d + r * width;
         for (int64_t i = 0; i < width; i++) {
             float x = g->raw[r * width + i] * g->factor;
-            row[i] = spec->clip_qkv > 0 ? (x > spec->clip_qkv ? spec->clip_qkv : x < -spec->clip_qkv ? -spec->clip_qkv : x) : x;
+            row[i] = spec->clip_qkv > 0 ? (x > spec->clip_qkv    ? spec->clip_qkv
+                                           : x < -spec->clip_qkv ? -spec->clip_qkv
+                                                                 : x)
+                                        : x;
         }
         if (spec->qk_norm != PB_QK_NORM_NONE)
             qk_norm_back(b, g, row, d);
@@ -167,8 +170,8 @@ static pb_status rotation_back(pb_back *b, const head_grads *g, pb_error *err) {
 #pragma omp parallel for schedule(static) num_threads(threads)
         for (int32_t p = 0; p < b->lanes[i].T; p++)
             for (int h = 0; h < g->heads; h++)
-                pb_rotary_apply_back(g->d + (b->info[i].row0 + p) * width + (int64_t)h * spec->d_head, rotary->dims, rotary->interleaved,
-                                     cosine + p * half, sine + p * half);
+                pb_rotary_apply_back(g->d + (b->info[i].row0 + p) * width + (int64_t)h * spec->d_head, rotary->dims,
+                                     rotary->interleaved, cosine + p * half, sine + p * half);
     }
     return PB_OK;
 }
@@ -200,7 +203,8 @@ static pb_status heads_back(pb_back *b, int layer, pb_error *err) {
 /* ---- one input per head ------------------------------------------------------------------------------------------------------------------ */
 
 /* Gradient at one head kind's inputs: [T][heads][D] from d [T][heads * dh] of a lane; x: the inputs (post patches), same layout. */
-static pb_status inputs_back(pb_back *b, const float *d, int32_t T, int heads, const pb_matrix *w, const float *x, float *out, pb_error *err) {
+static pb_status inputs_back(pb_back *b, const float *d, int32_t T, int heads, const pb_matrix *w, const float *x,
+                             float *out, pb_error *err) {
     const pb_spec *spec = b->pass.spec;
     int64_t D = spec->d_model, dh = spec->d_head;
     pb_norm norm = pb_spec_norm(spec, b->group.weights->ln1);
@@ -227,10 +231,12 @@ static pb_status split_back(pb_back *b, size_t i, int layer, pb_error *err) {
     const pb_spec *spec = b->pass.spec;
     pb_context *ctx = b->pass.ctx;
     pb_lane *lane = &b->lanes[i];
-    int64_t D = spec->d_model, H = spec->heads, KV = spec->kv_heads, dh = spec->d_head, T = lane->T, row0 = b->info[i].row0;
+    int64_t D = spec->d_model, H = spec->heads, KV = spec->kv_heads, dh = spec->d_head, T = lane->T,
+            row0 = b->info[i].row0;
     bool patched = pb_lane_touches_range(lane, layer, PB_SITE_ATTN_IN, PB_SITE_V_INPUT);
     if (patched && b->weights)
-        return pb_fail(err, PB_ERR_UNSUPPORTED, "layer %d: gradients of weights under a patch at attn_in, q_input, k_input or v_input", layer);
+        return pb_fail(err, PB_ERR_UNSUPPORTED,
+                       "layer %d: gradients of weights under a patch at attn_in, q_input, k_input or v_input", layer);
     size_t q_size = (size_t)(T * H * D), k_size = (size_t)(T * KV * D);
     float *x = pb_alloc(ctx, 2 * (q_size + 2 * k_size), sizeof *x);
     if (!x)
@@ -239,7 +245,8 @@ static pb_status split_back(pb_back *b, size_t i, int layer, pb_error *err) {
     for (int64_t r = 0; r < T; r++)
         for (int64_t h = 0; h < H; h++)
             memcpy(x + (r * H + h) * D, b->saved.pre_norm + (row0 + r) * D, (size_t)D * sizeof *x);
-    pb_view q_view = {x, lane->pos, lane->T, H * D, D, (int32_t)H, (int32_t)D}, k_view = {xk, lane->pos, lane->T, KV * D, D, (int32_t)KV, (int32_t)D};
+    pb_view q_view = {x, lane->pos, lane->T, H * D, D, (int32_t)H, (int32_t)D},
+            k_view = {xk, lane->pos, lane->T, KV * D, D, (int32_t)KV, (int32_t)D};
     pb_status status = pb_visit(&b->pass, lane, layer, PB_SITE_ATTN_IN, &q_view, PB_EDITS_ALL, err);
     for (int64_t r = 0; r < T; r++)
         for (int64_t h = 0; h < KV; h++) {
@@ -295,7 +302,8 @@ static pb_status projections_back(pb_back *b, int layer, pb_error *err) {
     const pb_spec *spec = b->pass.spec;
     const pb_layer *w = b->group.weights;
     pb_context *ctx = b->pass.ctx;
-    int64_t D = spec->d_model, qw = (int64_t)spec->heads * spec->d_head, kw = (int64_t)spec->kv_heads * spec->d_head, n = b->rows;
+    int64_t D = spec->d_model, qw = (int64_t)spec->heads * spec->d_head, kw = (int64_t)spec->kv_heads * spec->d_head,
+            n = b->rows;
     PB_TRY(pb_back_linear(b, &w->q, b->group.normed, D, b->dq, qw, n, err));
     PB_TRY(pb_back_linear(b, &w->k, b->group.normed, D, b->dk, kw, n, err));
     PB_TRY(pb_back_linear(b, &w->v, b->group.normed, D, b->dv, kw, n, err));

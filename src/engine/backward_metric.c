@@ -5,7 +5,8 @@
 #include "engine/backward.h"
 
 /* d (sum of the tokens' probabilities) / d logits, times scale, added to out; returns the sum. */
-static double add_prob_grad(const float *logits, int64_t vocab, double logsum, const int32_t *tokens, size_t n, double scale, float *out) {
+static double add_prob_grad(const float *logits, int64_t vocab, double logsum, const int32_t *tokens, size_t n,
+                            double scale, float *out) {
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += exp(logits[tokens[i]] - logsum);
@@ -16,7 +17,8 @@ static double add_prob_grad(const float *logits, int64_t vocab, double logsum, c
     return sum;
 }
 
-static double add_log_prob_grad(const float *logits, int64_t vocab, double logsum, const int32_t *tokens, size_t n, double scale, float *out) {
+static double add_log_prob_grad(const float *logits, int64_t vocab, double logsum, const int32_t *tokens, size_t n,
+                                double scale, float *out) {
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += exp(logits[tokens[i]] - logsum);
@@ -37,8 +39,8 @@ static double add_mean_grad(const float *logits, const int32_t *tokens, size_t n
     return sum / (double)n;
 }
 
-pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t pos, const float *logits, int64_t vocab, const float *reference,
-                             double scale, float *out, double *value) {
+pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t pos, const float *logits, int64_t vocab,
+                             const float *reference, double scale, float *out, double *value) {
     double logsum = m->kind <= PB_METRIC_LOGIT_DIFF ? 0 : pb_row_logsumexp(logits, vocab);
     memset(out, 0, (size_t)vocab * sizeof *out);
     switch (m->kind) {
@@ -46,7 +48,8 @@ pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t po
         *value += add_mean_grad(logits, m->answers, m->n_answers, scale, out);
         break;
     case PB_METRIC_LOGIT_DIFF:
-        *value += add_mean_grad(logits, m->answers, m->n_answers, scale, out) - add_mean_grad(logits, m->wrong, m->n_wrong, -scale, out);
+        *value += add_mean_grad(logits, m->answers, m->n_answers, scale, out) -
+                  add_mean_grad(logits, m->wrong, m->n_wrong, -scale, out);
         break;
     case PB_METRIC_PROB:
         *value += add_prob_grad(logits, vocab, logsum, m->answers, m->n_answers, scale, out);
@@ -87,12 +90,12 @@ pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t po
 typedef struct final_rows {
     int32_t n;
     int32_t *pos;
-    float *x;       /* [n][D] residual stream after the last layer */
-    float *y;       /* [n][D] normed, then what the unembedding reads [n][d_embed] */
-    float *narrow;  /* [n][d_embed] or y */
-    float *logits;  /* [block][vocab] */
-    float *d;       /* [block][vocab] */
-    float *dy;      /* [n][D] */
+    float *x;      /* [n][D] residual stream after the last layer */
+    float *y;      /* [n][D] normed, then what the unembedding reads [n][d_embed] */
+    float *narrow; /* [n][d_embed] or y */
+    float *logits; /* [block][vocab] */
+    float *d;      /* [block][vocab] */
+    float *dy;     /* [n][D] */
 } final_rows;
 
 static pb_status normed_rows(pb_back *b, size_t i, const final_rows *f, pb_error *err) {
@@ -102,7 +105,8 @@ static pb_status normed_rows(pb_back *b, size_t i, const final_rows *f, pb_error
     if (spec->has_final_norm) {
         pb_norm norm = pb_spec_norm(spec, spec->ln_final);
         if (pb_lane_touches_range(&b->lanes[i], spec->layers, PB_SITE_LN_FINAL_SCALE, PB_SITE_LN_FINAL_NORMALIZED))
-            PB_TRY(pb_norm_visited(&b->pass, &b->lanes[i], spec->layers, &norm, f->y, f->pos, f->n, PB_SITE_LN_FINAL_SCALE, err));
+            PB_TRY(pb_norm_visited(&b->pass, &b->lanes[i], spec->layers, &norm, f->y, f->pos, f->n,
+                                   PB_SITE_LN_FINAL_SCALE, err));
         else
             pb_norm_rows(b->pass.ctx, &norm, f->y, D, f->n, f->y, D, NULL, NULL, 0);
     }
@@ -121,7 +125,8 @@ static void unscale(const pb_spec *spec, const float *logits, float *d, int64_t 
 }
 
 /* Rows first .. first + n of the lane's: logits, the metric's derivative, back to the unembedding's input (dy). */
-static pb_status unembed_back(pb_back *b, size_t i, const final_rows *f, int32_t first, int32_t n, const float *reference, pb_error *err) {
+static pb_status unembed_back(pb_back *b, size_t i, const final_rows *f, int32_t first, int32_t n,
+                              const float *reference, pb_error *err) {
     const pb_spec *spec = b->pass.spec;
     pb_context *ctx = b->pass.ctx;
     pb_lane *lane = &b->lanes[i];
@@ -147,7 +152,8 @@ static pb_status unembed_back(pb_back *b, size_t i, const final_rows *f, int32_t
     pb_status status = pb_visit(&b->pass, lane, spec->layers, PB_SITE_LOGITS, &view, PB_EDITS_ALL, err);
     for (int32_t r = 0; r < n && status == PB_OK; r++)
         status = pb_metric_row_grad(request->metric, lane, f->pos[first + r], seen + r * vocab, vocab,
-                                    reference ? reference + (first + r) * vocab : NULL, request->weight / f->n, f->d + r * vocab, &b->info[i].value);
+                                    reference ? reference + (first + r) * vocab : NULL, request->weight / f->n,
+                                    f->d + r * vocab, &b->info[i].value);
     view.data = f->d;
     if (status == PB_OK)
         status = pb_back_visit(b, i, spec->layers, PB_SITE_LOGITS, &view, err);
@@ -200,7 +206,8 @@ static pb_status final_lane(pb_back *b, size_t i, final_rows *f, int32_t block, 
     pb_status status = PB_OK;
     info->value = 0;
     for (int32_t first = 0; first < f->n && status == PB_OK; first += block)
-        status = unembed_back(b, i, f, first, f->n - first < block ? f->n - first : block, reference ? pb_tensor_floats(reference) : NULL, err);
+        status = unembed_back(b, i, f, first, f->n - first < block ? f->n - first : block,
+                              reference ? pb_tensor_floats(reference) : NULL, err);
     pb_tensor_unref(reference);
     PB_TRY(status);
     info->value /= f->n;
@@ -211,7 +218,8 @@ static pb_status final_lane(pb_back *b, size_t i, final_rows *f, int32_t block, 
         PB_TRY(pb_linear_input_grad(b->pass.ctx, f->dy, E, f->n, &spec->project_out, dy, D, 0, err));
     }
     if (spec->has_final_norm)
-        PB_TRY(pb_back_norm_rows(b, i, spec->layers, spec->ln_final, f->x, dy, f->pos, f->n, PB_SITE_LN_FINAL_SCALE, err));
+        PB_TRY(
+            pb_back_norm_rows(b, i, spec->layers, spec->ln_final, f->x, dy, f->pos, f->n, PB_SITE_LN_FINAL_SCALE, err));
     for (int32_t r = 0; r < f->n; r++)
         memcpy(b->dx + (info->row0 + f->pos[r]) * D, dy + r * D, (size_t)D * sizeof *dy);
     return PB_OK;
@@ -231,7 +239,9 @@ pb_status pb_back_final(pb_back *b, pb_error *err) {
     float *rows = pb_alloc(ctx, T * (size_t)(3 * D + E), sizeof *rows);
     f.pos = pb_alloc(ctx, T, sizeof *f.pos);
     f.logits = pb_alloc(ctx, 2 * (size_t)block * (size_t)spec->vocab, sizeof *f.logits);
-    pb_status status = rows && f.pos && f.logits ? PB_OK : pb_fail_memory(err, ctx, T * (size_t)(3 * D + E) * sizeof *rows, "the gradient of logits");
+    pb_status status = rows && f.pos && f.logits
+                           ? PB_OK
+                           : pb_fail_memory(err, ctx, T * (size_t)(3 * D + E) * sizeof *rows, "the gradient of logits");
     if (status == PB_OK) {
         f.x = rows;
         f.y = f.x + T * (size_t)D;

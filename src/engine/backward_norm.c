@@ -32,7 +32,8 @@ pb_status pb_back_visit(pb_back *back, size_t i, int layer, pb_site_kind kind, c
     return pb_visit_back(&back->pass, &back->lanes[i], layer, kind, view, err);
 }
 
-pb_status pb_back_visit_all(pb_back *back, int layer, pb_site_kind kind, float *buffer, int heads, int64_t width, pb_error *err) {
+pb_status pb_back_visit_all(pb_back *back, int layer, pb_site_kind kind, float *buffer, int heads, int64_t width,
+                            pb_error *err) {
     int64_t row = width * (heads ? heads : 1);
     for (size_t i = 0; i < back->n; i++) {
         if (!pb_back_touches(back, i, layer, kind, kind))
@@ -47,7 +48,8 @@ pb_status pb_back_visit_all(pb_back *back, int layer, pb_site_kind kind, float *
 /* ---- parameters -------------------------------------------------------------------------------------------------------------- */
 
 static float *wanted(const pb_back *back, const void *parameter, pb_origin *origin) {
-    if (!back->weights || !parameter || !pb_model_origin(back->pass.model, parameter, origin) || !back->weights[origin->weight])
+    if (!back->weights || !parameter || !pb_model_origin(back->pass.model, parameter, origin) ||
+        !back->weights[origin->weight])
         return NULL;
     return pb_tensor_floats(back->weights[origin->weight]);
 }
@@ -65,8 +67,8 @@ static void add_bias(const pb_back *back, const pb_matrix *w, const float *sums)
         grad[origin.first + i / origin.block * origin.stride + i % origin.block] += sums[i];
 }
 
-pb_status pb_back_linear(const pb_back *back, const pb_matrix *w, const float *x, int64_t ldx, const float *dy, int64_t lddy, int64_t rows,
-                         pb_error *err) {
+pb_status pb_back_linear(const pb_back *back, const pb_matrix *w, const float *x, int64_t ldx, const float *dy,
+                         int64_t lddy, int64_t rows, pb_error *err) {
     pb_origin origin, bias_origin;
     float *grad = wanted(back, w->data, &origin);
     bool bias = wanted(back, w->bias, &bias_origin) != NULL;
@@ -77,7 +79,8 @@ pb_status pb_back_linear(const pb_back *back, const pb_matrix *w, const float *x
         return pb_fail_memory(err, back->pass.ctx, (size_t)w->out * sizeof *sums, "the gradient of a bias");
     pb_status status = PB_OK;
     if (grad)
-        status = pb_linear_weight_grad(back->pass.ctx, x, ldx, dy, lddy, rows, w, grad + origin.first, w->ld, bias ? sums : NULL, err);
+        status = pb_linear_weight_grad(back->pass.ctx, x, ldx, dy, lddy, rows, w, grad + origin.first, w->ld,
+                                       bias ? sums : NULL, err);
     else
         for (int64_t r = 0; r < rows; r++)
             pb_vec_add(sums, dy + r * lddy, sums, w->out);
@@ -105,7 +108,9 @@ void pb_back_table_row(const pb_back *back, const pb_matrix *table, int64_t inde
 static void whole_rows(pb_back *back, const pb_norm *norm, const float *x, float *d, int64_t n) {
     int64_t D = norm->width;
     float *dweight = pb_back_vector(back, norm->weight), *dbias = pb_back_vector(back, norm->bias);
-    int threads = dweight || dbias ? 1 : pb_threads_for(back->pass.ctx, 8.0 * (double)(n * D)); /* sums over rows: one after the other */
+    int threads = dweight || dbias
+                      ? 1
+                      : pb_threads_for(back->pass.ctx, 8.0 * (double)(n * D)); /* sums over rows: one after the other */
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < n; r++) {
         double sum = 0, squares = 0;
@@ -122,8 +127,8 @@ static void whole_rows(pb_back *back, const pb_norm *norm, const float *x, float
 }
 
 /* One lane whose norm is looked at or patched: its steps apart, forward again and back. */
-pb_status pb_back_norm_rows(pb_back *back, size_t i, int layer, pb_norm_weights weights, const float *x, float *d, const int32_t *positions,
-                            int32_t n, pb_site_kind scale_kind, pb_error *err) {
+pb_status pb_back_norm_rows(pb_back *back, size_t i, int layer, pb_norm_weights weights, const float *x, float *d,
+                            const int32_t *positions, int32_t n, pb_site_kind scale_kind, pb_error *err) {
     pb_context *ctx = back->pass.ctx;
     pb_norm norm = pb_spec_norm(back->pass.spec, weights);
     pb_site_kind normalized_kind = (pb_site_kind)(scale_kind + 1);
@@ -181,7 +186,8 @@ pb_status pb_back_norm_rows(pb_back *back, size_t i, int layer, pb_norm_weights 
     return status;
 }
 
-pb_status pb_back_norm(pb_back *back, int layer, pb_norm_weights weights, const float *x, float *d, pb_site_kind scale_kind, pb_error *err) {
+pb_status pb_back_norm(pb_back *back, int layer, pb_norm_weights weights, const float *x, float *d,
+                       pb_site_kind scale_kind, pb_error *err) {
     pb_norm norm = pb_spec_norm(back->pass.spec, weights);
     int64_t D = norm.width, from = 0;
     for (size_t i = 0; i <= back->n; i++) { /* untouched lanes together */

@@ -26,15 +26,16 @@ int32_t pb_find_row(const int32_t *rows, int32_t n, int32_t pos) {
 /* What an edit writes, as floats for the n entries (a, b, c[0..n)) of one innermost line. */
 typedef struct line_source {
     const pb_edit *edit;
-    const pb_run *run;    /* boundary of a run, row by row */
+    const pb_run *run; /* boundary of a run, row by row */
     int boundary;
-    const float *values;  /* contiguous site value [n0][n1][n2] of the source run */
-    int64_t n1, n2;       /* its lengths */
+    const float *values;          /* contiguous site value [n0][n1][n2] of the source run */
+    int64_t n1, n2;               /* its lengths */
     int64_t target_n1, target_n2; /* of the patched site, for noise */
-    int64_t width;        /* of boundary rows */
+    int64_t width;                /* of boundary rows */
 } line_source;
 
-static pb_status open_source(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, line_source *s, pb_error *err) {
+static pb_status open_source(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, line_source *s,
+                             pb_error *err) {
     const pb_patch *p = e->patch;
     pb_site_info info = pb_site_describe(pass->model, e->kind);
     memset(s, 0, sizeof *s);
@@ -82,7 +83,8 @@ static void read_line(const line_source *s, int32_t i, int32_t j, float *out) {
         return;
     case PB_VALUE_DROPOUT:
     case PB_VALUE_NOISE: {
-        void (*draw)(uint64_t, uint64_t, uint64_t, size_t, float *) = p->value == PB_VALUE_NOISE ? pb_rng_normal : pb_rng_uniform;
+        void (*draw)(uint64_t, uint64_t, uint64_t, size_t, float *) =
+            p->value == PB_VALUE_NOISE ? pb_rng_normal : pb_rng_uniform;
         uint64_t line = (uint64_t)pb_edit_at(e, 0, i) * (uint64_t)s->target_n1 + (uint64_t)pb_edit_at(e, 1, j);
         uint64_t first = line * (uint64_t)s->target_n2;
         if (!e->at[2])
@@ -133,7 +135,8 @@ static void write_line(const pb_edit *e, float *line, const float *values, int32
     }
 }
 
-static pb_status apply_plain(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, const pb_view *view, int64_t window, pb_error *err) {
+static pb_status apply_plain(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, const pb_view *view,
+                             int64_t window, pb_error *err) {
     line_source source;
     PB_TRY(open_source(pass, lane, e, &source, err));
     float small[1024], *values = small;
@@ -152,7 +155,8 @@ static pb_status apply_plain(const pb_pass *pass, const pb_lane *lane, const pb_
     return PB_OK;
 }
 
-static pb_status apply_function(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, const pb_view *view, int64_t window, pb_error *err) {
+static pb_status apply_function(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, const pb_view *view,
+                                int64_t window, pb_error *err) {
     char site[64];
     int64_t shape[3];
     int nd;
@@ -169,13 +173,15 @@ static pb_status apply_function(const pb_pass *pass, const pb_lane *lane, const 
             for (int32_t c = 0; c < e->n[2]; c++)
                 *p++ = line[pb_edit_at(e, 2, c)];
         }
-    status = e->patch->fn(e->patch->user, e->patch, lane->base ? lane->base : lane->keep, e->variant, act, &result, err);
+    status =
+        e->patch->fn(e->patch->user, e->patch, lane->base ? lane->base : lane->keep, e->variant, act, &result, err);
     if (status != PB_OK)
         goto done;
     const pb_tensor *changed = result ? result : act;
     if (pb_tensor_dtype(changed) != PB_F32 || !pb_tensor_same_shape(changed, act)) {
         char got[96], want[96];
-        status = pb_fail(err, PB_ERR_CALLBACK, "the patch function at '%s' returned a tensor %s; it must have the shape it was given, %s",
+        status = pb_fail(err, PB_ERR_CALLBACK,
+                         "the patch function at '%s' returned a tensor %s; it must have the shape it was given, %s",
                          pb_site_name(e->patch->site, site, sizeof site),
                          pb_shape_text(pb_tensor_ndim(changed), pb_tensor_shape(changed), got, sizeof got),
                          pb_shape_text(nd, shape, want, sizeof want));
@@ -213,16 +219,18 @@ void pb_capture_fill(const pb_capture *c, const pb_view *view, bool by_head) {
     int64_t heads = view->heads ? view->heads : 1;
     for (int32_t r = 0; r < view->n_rows; r++)
         for (int64_t h = 0; h < heads; h++)
-            memcpy(c->data + (view->rows[r] * heads + h) * view->width, view->data + r * view->row_stride + h * view->head_stride,
-                   (size_t)view->width * sizeof(float));
+            memcpy(c->data + (view->rows[r] * heads + h) * view->width,
+                   view->data + r * view->row_stride + h * view->head_stride, (size_t)view->width * sizeof(float));
 }
 
-pb_status pb_visit(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view, pb_edit_who who, pb_error *err) {
+pb_status pb_visit(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view, pb_edit_who who,
+                   pb_error *err) {
     size_t first, n = pb_lane_edits(lane, layer, kind, &first);
     int64_t window = layer >= 0 && layer < pass->spec->layers ? pass->spec->layer[layer].window : 0;
     for (size_t i = first; i < first + n; i++) {
         const pb_edit *e = &lane->edits[i];
-        if ((who == PB_EDITS_BASE && e->own) || (who == PB_EDITS_OWN && !e->own) || e->n[0] == 0 || e->n[1] == 0 || e->n[2] == 0)
+        if ((who == PB_EDITS_BASE && e->own) || (who == PB_EDITS_OWN && !e->own) || e->n[0] == 0 || e->n[1] == 0 ||
+            e->n[2] == 0)
             continue;
         pb_status status = e->patch->op == PB_PATCH_FN ? apply_function(pass, lane, e, view, window, err)
                                                        : apply_plain(pass, lane, e, view, window, err);
@@ -242,7 +250,8 @@ pb_status pb_visit(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, c
 
 /* ---- gradients ---------------------------------------------------------------------------------------------------------------- */
 
-static pb_status edit_back(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, const pb_view *view, int64_t window, pb_error *err) {
+static pb_status edit_back(const pb_pass *pass, const pb_lane *lane, const pb_edit *e, const pb_view *view,
+                           int64_t window, pb_error *err) {
     line_source source;
     if (e->patch->op == PB_PATCH_ADD)
         return PB_OK;
@@ -269,7 +278,8 @@ static pb_status edit_back(const pb_pass *pass, const pb_lane *lane, const pb_ed
     return PB_OK;
 }
 
-pb_status pb_visit_back(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view, pb_error *err) {
+pb_status pb_visit_back(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view,
+                        pb_error *err) {
     size_t first, n = pb_lane_edits(lane, layer, kind, &first);
     int64_t window = layer >= 0 && layer < pass->spec->layers ? pass->spec->layer[layer].window : 0;
     for (size_t i = first + n; i-- > first;)

@@ -38,7 +38,8 @@ static void weigh(const pb_spec *spec, const float *shares, const float *indices
 static pb_status check_indices(const pb_group *g, const routing *r, pb_error *err) {
     for (int64_t i = 0; i < g->n_z * r->k; i++)
         if (!(r->indices[i] >= 0 && r->indices[i] < (float)g->spec->experts && r->indices[i] == floorf(r->indices[i])))
-            return pb_fail(err, PB_ERR_ARGUMENT, "a patch at blocks.%d.mlp.hook_expert_indices gave %g; experts are 0 to %d", g->layer,
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "a patch at blocks.%d.mlp.hook_expert_indices gave %g; experts are 0 to %d", g->layer,
                            (double)r->indices[i], g->spec->experts - 1);
     return PB_OK;
 }
@@ -63,7 +64,8 @@ static pb_status route(pb_group *g, const float *in, routing *r, float *own_shar
 }
 
 /* Rows of one expert: gathered, through its mlp, added with their shares. */
-static pb_status run_expert(pb_group *g, const routing *r, int expert, const float *in, float *work, float *out, pb_error *err) {
+static pb_status run_expert(pb_group *g, const routing *r, int expert, const float *in, float *work, float *out,
+                            pb_error *err) {
     const pb_spec *spec = g->spec;
     const pb_layer *w = g->weights;
     pb_context *ctx = g->pass->ctx;
@@ -122,22 +124,22 @@ typedef struct expert_back {
     float *own_shares; /* [n][experts] softmax of the router */
     float *shares;     /* as patches left it */
     float *d_shares;   /* gradient of the shares, then of the router's outputs */
-    float *d_weights; /* [n][k] */
-    float *d_in;      /* [n][D] */
+    float *d_weights;  /* [n][k] */
+    float *d_in;       /* [n][D] */
 } expert_back;
 
-static float *pb_expert_column(expert_back *e, int64_t row, int j) {
-    return &e->d_weights[row * e->r.k + j];
-}
+static float *pb_expert_column(expert_back *e, int64_t row, int j) { return &e->d_weights[row * e->r.k + j]; }
 
 /* One expert's rows: forward, then back; adds to d_in and to the gradients of the shares. d: [n][D] at the mlp's output. */
-static pb_status expert_back_rows(pb_back *b, expert_back *e, int expert, const float *in, const float *d, float *work, pb_error *err) {
+static pb_status expert_back_rows(pb_back *b, expert_back *e, int expert, const float *in, const float *d, float *work,
+                                  pb_error *err) {
     const pb_spec *spec = b->pass.spec;
     const pb_layer *w = b->group.weights;
     pb_context *ctx = b->pass.ctx;
     int64_t D = spec->d_model, M = spec->d_mlp, N = b->rows, n = 0;
-    float *rows = work, *out = rows + N * D, *dy = out + N * D, *dx = dy + N * D, *pre = dx + N * D, *linear = pre + N * M, *post = linear + N * M,
-          *d_post = post + N * M, *d_pre = d_post + N * M, *d_linear = d_pre + N * M;
+    float *rows = work, *out = rows + N * D, *dy = out + N * D, *dx = dy + N * D, *pre = dx + N * D,
+          *linear = pre + N * M, *post = linear + N * M, *d_post = post + N * M, *d_pre = d_post + N * M,
+          *d_linear = d_pre + N * M;
     for (int64_t row = 0; row < N; row++)
         for (int j = 0; j < e->r.k; j++)
             if ((int)e->r.indices[row * e->r.k + j] == expert) {
@@ -157,7 +159,8 @@ static pb_status expert_back_rows(pb_back *b, expert_back *e, int expert, const 
     PB_TRY(pb_linear(ctx, post, M, n, &w->expert_out[expert], out, D, 0, err));
     PB_TRY(pb_back_linear(b, &w->expert_out[expert], post, M, dy, D, n, err));
     PB_TRY(pb_linear_input_grad(ctx, dy, D, n, &w->expert_out[expert], d_post, M, 0, err));
-    pb_act_backward_rows(ctx, spec->act, pre, M, gated ? linear : NULL, M, d_post, M, d_pre, M, gated ? d_linear : NULL, M, n, M);
+    pb_act_backward_rows(ctx, spec->act, pre, M, gated ? linear : NULL, M, d_post, M, d_pre, M, gated ? d_linear : NULL,
+                         M, n, M);
     PB_TRY(pb_back_linear(b, &w->expert_in[expert], rows, D, d_pre, M, n, err));
     PB_TRY(pb_linear_input_grad(ctx, d_pre, M, n, &w->expert_in[expert], dx, D, 0, err));
     if (gated) {
@@ -228,7 +231,8 @@ pb_status pb_back_experts(pb_back *b, int layer, pb_error *err) {
     if (status == PB_OK)
         status = pb_back_linear(b, &b->group.weights->router, b->group.mlp_in, D, e.d_shares, E, N, err);
     if (status == PB_OK)
-        status = pb_linear_input_grad(ctx, e.d_shares, E, N, &b->group.weights->router, e.d_in, D, PB_LINEAR_ACCUMULATE, err);
+        status = pb_linear_input_grad(ctx, e.d_shares, E, N, &b->group.weights->router, e.d_in, D, PB_LINEAR_ACCUMULATE,
+                                      err);
     if (status == PB_OK)
         memcpy(b->d_norm, e.d_in, (size_t)(N * D) * sizeof(float));
     pb_free(memory);

@@ -11,8 +11,8 @@ static const size_t LOGIT_BLOCK_BYTES = (size_t)48 << 20;
 /* Log-probabilities of a metric's reference run at its positions. */
 typedef struct pb_reference {
     const pb_metric *metric;
-    float *logits;    /* [n][vocab] */
-    double *logsum;   /* [n] */
+    float *logits;  /* [n][vocab] */
+    double *logsum; /* [n] */
     int32_t n;
     struct pb_reference *next;
 } pb_reference;
@@ -26,8 +26,8 @@ typedef struct row_item {
 typedef struct finisher {
     pb_pass *pass;
     const pb_spec *spec;
-    float *rows;          /* [block][D] final states, then normed */
-    float *logits;        /* [block][vocab], or [block][columns] */
+    float *rows;   /* [block][D] final states, then normed */
+    float *logits; /* [block][vocab], or [block][columns] */
     row_item *items;
     int64_t n, block;
     bool full;
@@ -40,7 +40,8 @@ typedef struct finisher {
 
 static const float *final_row(const pb_spec *spec, const pb_lane *lane, int32_t pos) {
     int32_t r = pb_find_row(lane->pos, lane->n, pos);
-    return r >= 0 ? lane->x + (int64_t)r * spec->d_model : pb_run_resid_row(lane->base, spec->layers, pos, spec->d_model);
+    return r >= 0 ? lane->x + (int64_t)r * spec->d_model
+                  : pb_run_resid_row(lane->base, spec->layers, pos, spec->d_model);
 }
 
 static void scale_logits(const pb_spec *spec, float *logits, int64_t n) {
@@ -193,7 +194,8 @@ static pb_status flush(finisher *f, pb_error *err) {
     } else {
         status = project_out(pass, f->rows, f->n, err);
         if (status == PB_OK)
-            status = pb_linear_outputs(pass->ctx, f->rows, f->spec->d_model, f->n, &f->spec->unembed, f->columns, f->n_columns, f->logits, err);
+            status = pb_linear_outputs(pass->ctx, f->rows, f->spec->d_model, f->n, &f->spec->unembed, f->columns,
+                                       f->n_columns, f->logits, err);
         for (int64_t r = 0; r < f->n && status == PB_OK; r++) {
             const pb_metric *m = f->items[r].lane->metric;
             float *row = f->logits + r * f->n_columns;
@@ -241,7 +243,8 @@ static pb_status add_rows(finisher *f, pb_lane *lane, const int32_t *positions, 
                 add_columns(f, m->wrong, m->n_wrong);
             }
         }
-        memcpy(f->rows + f->n * f->spec->d_model, final_row(f->spec, lane, positions[i]), (size_t)f->spec->d_model * sizeof(float));
+        memcpy(f->rows + f->n * f->spec->d_model, final_row(f->spec, lane, positions[i]),
+               (size_t)f->spec->d_model * sizeof(float));
         f->items[f->n++] = (row_item){lane, positions[i], i};
     }
     return PB_OK;
@@ -249,7 +252,8 @@ static pb_status add_rows(finisher *f, pb_lane *lane, const int32_t *positions, 
 
 /* ---- lanes that are looked at or changed after the last layer ------------------------------------------------------------------ */
 
-static pb_status whole_rows(finisher *f, pb_lane *lane, const int32_t *positions, int32_t n, pb_tensor **out, pb_error *err) {
+static pb_status whole_rows(finisher *f, pb_lane *lane, const int32_t *positions, int32_t n, pb_tensor **out,
+                            pb_error *err) {
     pb_pass *pass = f->pass;
     const pb_spec *spec = f->spec;
     int64_t D = spec->d_model, shape[2] = {n, spec->vocab};
@@ -302,7 +306,8 @@ static pb_status finish_whole(finisher *f, pb_lane *lane, int32_t *positions, pb
         if (status == PB_OK)
             status = pb_tensor_create(f->pass->ctx, PB_F32, 2, shape, &chosen, err);
         for (int32_t i = 0; i < n_wanted && status == PB_OK; i++) {
-            const float *row = pb_tensor_floats(logits) + (int64_t)pb_find_row(positions, n, wanted[i]) * f->spec->vocab;
+            const float *row =
+                pb_tensor_floats(logits) + (int64_t)pb_find_row(positions, n, wanted[i]) * f->spec->vocab;
             memcpy(pb_tensor_floats(chosen) + i * shape[1], row, (size_t)shape[1] * sizeof *row);
             if (m->kind != PB_METRIC_FN) {
                 row_item item = {lane, wanted[i], i};
@@ -344,7 +349,8 @@ static pb_status make_reference(finisher *f, const pb_metric *metric, pb_error *
     if (status == PB_OK && run->patches) { /* with whatever is patched after the last layer */
         status = pb_run_value(run, (pb_site){PB_SITE_LOGITS, -1}, &logits, err);
         for (int32_t i = 0; i < ref->n && status == PB_OK; i++)
-            memcpy(ref->logits + i * vocab, pb_tensor_floats(logits) + positions[i] * vocab, (size_t)vocab * sizeof(float));
+            memcpy(ref->logits + i * vocab, pb_tensor_floats(logits) + positions[i] * vocab,
+                   (size_t)vocab * sizeof(float));
     } else if (status == PB_OK) {
         pb_lane lane = {.base = run, .T = run->T, .tokens = run->tokens, .fresh_from = run->T};
         status = whole_rows(f, &lane, positions, ref->n, &logits, err);
@@ -399,7 +405,8 @@ static pb_status check_values(finisher *f, int32_t *positions, pb_error *err) {
         lane->value /= n;
         if (isnan(lane->value))
             return pb_fail(err, PB_ERR_NUMERIC,
-                           "the metric (%s) of variant %zu is not a number, though all residual streams are finite: look at ln_final, the "
+                           "the metric (%s) of variant %zu is not a number, though all residual streams are finite: "
+                           "look at ln_final, the "
                            "unembedding, and patches at the final sites",
                            pb_metric_kind_name(lane->metric->kind), lane->index);
     }
@@ -417,7 +424,8 @@ pb_status pb_pass_finish(pb_pass *pass, pb_error *err) {
             continue;
         any = true;
         if (lane->metric && !is_whole(spec, lane)) {
-            full = full || pb_metric_needs_all_logits(lane->metric) || lane->metric->n_answers + lane->metric->n_wrong > MAX_COLUMNS / 2;
+            full = full || pb_metric_needs_all_logits(lane->metric) ||
+                   lane->metric->n_answers + lane->metric->n_wrong > MAX_COLUMNS / 2;
             for (int32_t p = 0; p < lane->T; p++)
                 rows += lane->need[p];
         }

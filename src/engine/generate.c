@@ -43,7 +43,8 @@ static pb_status sample(sampler *s, const float *row, int64_t n, pb_error *err) 
     float *weights = pb_alloc(s->ctx, (size_t)n, sizeof *weights);
     if (!weights)
         return pb_fail_memory(err, s->ctx, (size_t)n * sizeof *weights, "sampling");
-    float least = o->top_k > 0 && o->top_k < n ? kth_largest(row, n, o->top_k, weights) : -INFINITY, top = pb_row_max(row, n);
+    float least = o->top_k > 0 && o->top_k < n ? kth_largest(row, n, o->top_k, weights) : -INFINITY,
+          top = pb_row_max(row, n);
     double total = 0;
     for (int64_t i = 0; i < n; i++) {
         weights[i] = row[i] >= least ? (float)exp(((double)row[i] - top) / o->temperature) : 0.0f;
@@ -64,7 +65,8 @@ static pb_status sample(sampler *s, const float *row, int64_t n, pb_error *err) 
     return PB_OK;
 }
 
-static pb_status on_logits(void *user, const pb_run *base, size_t variant, const pb_tensor *logits, double *out, pb_error *err) {
+static pb_status on_logits(void *user, const pb_run *base, size_t variant, const pb_tensor *logits, double *out,
+                           pb_error *err) {
     (void)base;
     (void)variant;
     *out = 0;
@@ -114,16 +116,19 @@ static pb_status growing_copy(pb_run *prompt, int32_t room, pb_run **out, pb_err
     run->qkv = pb_alloc_zero(ctx, (size_t)s->layers, sizeof *run->qkv);
     bool ok = run->tokens && run->resid && run->qkv;
     for (int l = 0; ok && l <= s->layers; l++) {
-        ok = (run->resid[l] = pb_block_create(ctx, room, D, 0)) && (l == s->layers || (run->qkv[l] = pb_block_create(ctx, room, width, 0)));
+        ok = (run->resid[l] = pb_block_create(ctx, room, D, 0)) &&
+             (l == s->layers || (run->qkv[l] = pb_block_create(ctx, room, width, 0)));
         for (int32_t p = 0; ok && p < prompt->T; p++) {
             memcpy(run->resid[l]->data + p * D, pb_run_resid_row(prompt, l, p, D), (size_t)D * sizeof(float));
             if (l < s->layers)
-                memcpy(run->qkv[l]->data + p * width, pb_run_qkv_row(prompt, l, p, width), (size_t)width * sizeof(float));
+                memcpy(run->qkv[l]->data + p * width, pb_run_qkv_row(prompt, l, p, width),
+                       (size_t)width * sizeof(float));
         }
     }
     if (!ok) {
         pb_run_unref(run);
-        return pb_fail_memory(err, ctx, (size_t)room * (size_t)(D + width) * (size_t)s->layers * sizeof(float), "generation");
+        return pb_fail_memory(err, ctx, (size_t)room * (size_t)(D + width) * (size_t)s->layers * sizeof(float),
+                              "generation");
     }
     memcpy(run->tokens, prompt->tokens, (size_t)prompt->T * sizeof *run->tokens);
     *out = run;
@@ -131,18 +136,21 @@ static pb_status growing_copy(pb_run *prompt, int32_t room, pb_run **out, pb_err
 }
 
 /* One more token: its row goes through the model, the next token is drawn from its logits. */
-static pb_status step(pb_run *run, int32_t token, const pb_generate_options *o, const pb_metric *draw, pb_patch *scratch, pb_error *err) {
+static pb_status step(pb_run *run, int32_t token, const pb_generate_options *o, const pb_metric *draw,
+                      pb_patch *scratch, pb_error *err) {
     pb_arena arena = {.ctx = pb_model_context(run->model)};
     int32_t position = run->T;
     run->tokens[position] = token;
-    pb_lane lane = {.base = run, .T = position + 1, .tokens = run->tokens, .fresh_from = position, .keep = run, .metric = draw};
+    pb_lane lane = {
+        .base = run, .T = position + 1, .tokens = run->tokens, .fresh_from = position, .keep = run, .metric = draw};
     size_t n = patches_at(o, &position, scratch, run->model);
     pb_cost cost;
     pb_status status = pb_lane_prepare(&arena, run->model, &lane, scratch, n, true, &cost, err);
     if (status == PB_OK) /* only the new row's logits, whatever a kept run would want */
         memset(lane.need, 0, (size_t)position);
     if (status == PB_OK)
-        status = pb_lanes_run(run->model, &lane, 1, NULL, cost.layer_rows > 16 ? cost.layer_rows : 16, 0, cost.flops, err);
+        status =
+            pb_lanes_run(run->model, &lane, 1, NULL, cost.layer_rows > 16 ? cost.layer_rows : 16, 0, cost.flops, err);
     if (status == PB_OK)
         run->T++;
     pb_arena_free(&arena);
@@ -163,10 +171,12 @@ static pb_status check_options(const pb_run *prompt, const pb_generate_options *
     if (o->temperature < 0 || !isfinite(o->temperature))
         return pb_fail(err, PB_ERR_ARGUMENT, "generate: temperature must be 0 (greedy) or more");
     if (positions > 0 && prompt->T + o->tokens - 1 > positions)
-        return pb_fail(err, PB_ERR_ARGUMENT, "generate: %d prompt tokens and %d new ones do not fit the model's %d positions", prompt->T,
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "generate: %d prompt tokens and %d new ones do not fit the model's %d positions", prompt->T,
                        o->tokens, positions);
     if (prompt->patches)
-        return pb_fail(err, PB_ERR_ARGUMENT, "generate: give the patches with the plain run, so that they hold for new positions too");
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "generate: give the patches with the plain run, so that they hold for new positions too");
     return PB_OK;
 }
 
@@ -181,7 +191,8 @@ pb_status pb_generate(pb_run *prompt, const pb_generate_options *o, int32_t **id
     int32_t count = 0;
     int32_t *made = pb_alloc(ctx, (size_t)o->tokens, sizeof *made);
     pb_patch *scratch = pb_alloc(ctx, o->n_patches, sizeof *scratch);
-    pb_status status = made && scratch ? PB_OK : pb_fail_memory(err, ctx, (size_t)o->tokens * sizeof *made, "generation");
+    pb_status status =
+        made && scratch ? PB_OK : pb_fail_memory(err, ctx, (size_t)o->tokens * sizeof *made, "generation");
     if (status == PB_OK)
         status = pb_metric_create(ctx, &draw_options, &draw, err);
     if (status == PB_OK)

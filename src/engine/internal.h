@@ -37,8 +37,9 @@ struct pb_run {
     int32_t *tokens;
     pb_run *prefix;         /* holds the rows below a block's `first`; NULL without a shared prefix */
     pb_patch_list *patches; /* NULL: a plain run */
-    pb_block **resid;       /* [layers + 1] residual stream as layer l reads it (after resid_pre patches); [layers]: the last resid_post */
-    pb_block **qkv;         /* [layers] what the scores and the mix are made of: q | k | v of a row, after norm and rotation */
+    pb_block **
+        resid; /* [layers + 1] residual stream as layer l reads it (after resid_pre patches); [layers]: the last resid_post */
+    pb_block **qkv; /* [layers] what the scores and the mix are made of: q | k | v of a row, after norm and rotation */
 };
 
 static inline const float *pb_run_resid_row(const pb_run *run, int layer, int32_t pos, int64_t width) {
@@ -65,14 +66,14 @@ typedef struct pb_edit {
     const pb_patch *patch;
     pb_site_kind kind;
     int layer;
-    bool own;                 /* of the request: it opens the cone; else of the base run, whose values have it already */
-    bool by_head;             /* axes are (head, dest, src) */
-    int32_t n[3];             /* number of chosen coordinates along each axis */
-    const int32_t *at[3];     /* the coordinates, in the patch's order; NULL: 0 .. n-1 */
-    const int32_t *from[3];   /* coordinates in the source run's value; NULL: as `at` */
-    const float *tensor;      /* PB_VALUE_TENSOR: element (a, b, c) at the strides */
+    bool own;               /* of the request: it opens the cone; else of the base run, whose values have it already */
+    bool by_head;           /* axes are (head, dest, src) */
+    int32_t n[3];           /* number of chosen coordinates along each axis */
+    const int32_t *at[3];   /* the coordinates, in the patch's order; NULL: 0 .. n-1 */
+    const int32_t *from[3]; /* coordinates in the source run's value; NULL: as `at` */
+    const float *tensor;    /* PB_VALUE_TENSOR: element (a, b, c) at the strides */
     int64_t stride[3];
-    size_t variant;           /* for callbacks */
+    size_t variant; /* for callbacks */
 } pb_edit;
 
 static inline int32_t pb_edit_at(const pb_edit *e, int axis, int32_t i) { return e->at[axis] ? e->at[axis][i] : i; }
@@ -81,7 +82,7 @@ static inline int pb_edit_row_axis(const pb_edit *e) { return e->by_head ? 1 : 0
 /* Memory that lives as long as one call: blocks chained, freed together. */
 typedef struct pb_arena {
     pb_context *ctx;
-    void *blocks;  /* newest first; each begins with the pointer to the next */
+    void *blocks; /* newest first; each begins with the pointer to the next */
     char *next;
     size_t left;
 } pb_arena;
@@ -89,7 +90,8 @@ void *pb_arena_get(pb_arena *arena, size_t bytes); /* 16-byte aligned, zeroed; N
 void pb_arena_free(pb_arena *arena);
 
 /* Checks patch against the model and a run of T tokens, and fills *edit from the arena. */
-pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch *patch, int32_t T, pb_edit *edit, pb_error *err);
+pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch *patch, int32_t T, pb_edit *edit,
+                          pb_error *err);
 /* Rows below this get from the edit what base has there already: values of base itself, or of a run that shares its beginning.
  * 0 for every other kind of edit. */
 int32_t pb_edit_known_rows(const pb_edit *edit, const pb_run *base);
@@ -100,38 +102,38 @@ pb_status pb_edit_drop_rows(pb_arena *arena, pb_edit *edit, int32_t below, pb_er
 
 typedef struct pb_capture {
     pb_site site;
-    float *data;   /* the tensor's, contiguous, all T positions */
+    float *data; /* the tensor's, contiguous, all T positions */
     int64_t shape[4];
     int ndim;
 } pb_capture;
 
 typedef struct pb_lane {
     /* the sequence */
-    const pb_run *base;      /* rows that are not computed; NULL: all are */
+    const pb_run *base; /* rows that are not computed; NULL: all are */
     int32_t T;
     const int32_t *tokens;
-    int32_t fresh_from;      /* rows >= this are computed from the embedding on (plain runs, forks); T: none */
+    int32_t fresh_from; /* rows >= this are computed from the embedding on (plain runs, forks); T: none */
     /* what is changed: base's edits first, then the request's; sorted by layer and kind, stable */
     pb_edit *edits;
     size_t n_edits;
     bool base_patched;
-    int start;               /* first layer with work: -1 the embedding, layers: only after the last layer */
+    int start; /* first layer with work: -1 the embedding, layers: only after the last layer */
     /* what is wanted */
     const pb_metric *metric;
     double value;
-    size_t index;            /* of the request, for errors and callbacks */
+    size_t index; /* of the request, for errors and callbacks */
     pb_capture *captures;
     size_t n_captures;
-    int stop_layer;          /* last layer that must be computed; layers: the final norm and logits too */
-    pb_site_kind stop_kind;  /* within stop_layer: nothing after this site is needed */
-    pb_run *keep;            /* a run being made: its blocks are filled as the lane passes */
-    uint8_t *need;           /* [T] positions whose final state is read (by the metric, a capture, keep) */
-    int32_t limit;           /* positions >= limit influence nothing that is wanted */
+    int stop_layer;         /* last layer that must be computed; layers: the final norm and logits too */
+    pb_site_kind stop_kind; /* within stop_layer: nothing after this site is needed */
+    pb_run *keep;           /* a run being made: its blocks are filled as the lane passes */
+    uint8_t *need;          /* [T] positions whose final state is read (by the metric, a capture, keep) */
+    int32_t limit;          /* positions >= limit influence nothing that is wanted */
     /* state during the pass */
-    uint8_t *dirty;          /* [T] positions whose residual stream may differ from the base's at this point */
-    int32_t *pos;            /* positions of the computed rows, ascending */
+    uint8_t *dirty; /* [T] positions whose residual stream may differ from the base's at this point */
+    int32_t *pos;   /* positions of the computed rows, ascending */
     int32_t n, cap;
-    float *x;                /* [cap][d_model] their residual stream */
+    float *x; /* [cap][d_model] their residual stream */
 } pb_lane;
 
 /* Row sets of one lane in one layer, as masks [T]; see rows.c. */
@@ -173,13 +175,15 @@ typedef struct pb_view {
 struct pb_pass;
 /* The reverse of an edit on the gradient of what comes after it: replaced entries get none, scaled ones theirs times the
  * factor; in reverse list order. The lane has no callbacks. */
-pb_status pb_visit_back(struct pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view, pb_error *err);
+pb_status pb_visit_back(struct pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view,
+                        pb_error *err);
 /* Copy the view's rows into a capture's tensor. */
 void pb_capture_fill(const pb_capture *capture, const pb_view *view, bool by_head);
 /* Apply the lane's edits at (layer, kind) to the view, then fill its captures of it. only_base / only_own restrict to one
  * kind of edit (resid_pre, see pass.c). */
 typedef enum pb_edit_who { PB_EDITS_ALL, PB_EDITS_BASE, PB_EDITS_OWN } pb_edit_who;
-pb_status pb_visit(struct pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view, pb_edit_who who, pb_error *err);
+pb_status pb_visit(struct pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, const pb_view *view,
+                   pb_edit_who who, pb_error *err);
 
 /* ---- the pass ------------------------------------------------------------------------------------------------------------------ */
 
@@ -203,15 +207,15 @@ typedef struct pb_pass {
     const pb_spec *spec;
     pb_lane *lanes;
     size_t n_lanes;
-    const char *what;         /* for progress; NULL: silent */
-    double done, total;       /* FLOPs of the whole call: before this pass (growing as groups are done), and all */
+    const char *what;   /* for progress; NULL: silent */
+    double done, total; /* FLOPs of the whole call: before this pass (growing as groups are done), and all */
     pb_arena arena;
     pb_source *sources;
-    pb_rotary_cache *rotary;  /* [n_rotaries * 2]: short and long */
-    int32_t max_T;            /* longest lane */
-    float *work;              /* scratch of the present group */
+    pb_rotary_cache *rotary; /* [n_rotaries * 2]: short and long */
+    int32_t max_T;           /* longest lane */
+    float *work;             /* scratch of the present group */
     size_t work_floats;
-    int64_t group_rows;       /* rows that go through a layer's products together */
+    int64_t group_rows; /* rows that go through a layer's products together */
 } pb_pass;
 
 /* Takes all lanes through the model: fills captures, kept runs, and lane->value where there is a metric. */
@@ -236,21 +240,21 @@ typedef struct pb_member {
     pb_lane *lane;
     int32_t *a_pos, *q_pos, *z_pos, *post_pos; /* positions, ascending */
     int32_t n_a, n_q, n_z, n_post;
-    int64_t a0, q0, z0;                         /* first row in the group's buffers */
-    uint8_t *dirty;                             /* [T] afterwards */
-    bool skip_mlp;                              /* nothing after attention is wanted */
-    const float **k_row, **v_row;               /* [T] rows of keys and values (all kv heads) */
-    const float **q_row;                        /* [n_z] rows of queries (all heads) */
+    int64_t a0, q0, z0;           /* first row in the group's buffers */
+    uint8_t *dirty;               /* [T] afterwards */
+    bool skip_mlp;                /* nothing after attention is wanted */
+    const float **k_row, **v_row; /* [T] rows of keys and values (all kv heads) */
+    const float **q_row;          /* [n_z] rows of queries (all heads) */
 } pb_member;
 
 /* Values of the forward pass that its own buffers do not keep, [n][..] each, for groups whose lanes compute all rows. NULL
  * members are not wanted in this architecture. */
 typedef struct pb_saved {
-    float *pre_norm;             /* [n][D] residual stream that attention reads */
+    float *pre_norm;              /* [n][D] residual stream that attention reads */
     float *q_raw, *k_raw, *v_raw; /* after the hooks q, k, v; before clip, norm and rotation */
-    float *attn_raw, *mlp_raw;   /* before the post norms */
-    float *mid;                  /* [n][D] what the norm before the mlp reads */
-    float *sum1, *sum2;          /* opt-350m: the sums before their norms */
+    float *attn_raw, *mlp_raw;    /* before the post norms */
+    float *mid;                   /* [n][D] what the norm before the mlp reads */
+    float *sum1, *sum2;           /* opt-350m: the sums before their norms */
 } pb_saved;
 
 typedef struct pb_group {
@@ -261,33 +265,35 @@ typedef struct pb_group {
     pb_member *members;
     size_t n;
     int64_t n_a, n_q, n_z;
-    float *normed;          /* [n_a][D] */
-    float *q, *k, *v;       /* [n_q][H dh], [n_a][KV dh] */
-    float *z;               /* [n_z][H dh] */
-    float *attn_out;        /* [max(n_z, n_q)][D] */
+    float *normed;           /* [n_a][D] */
+    float *q, *k, *v;        /* [n_q][H dh], [n_a][KV dh] */
+    float *z;                /* [n_z][H dh] */
+    float *attn_out;         /* [max(n_z, n_q)][D] */
     float *mlp_in, *mlp_out; /* [n_z][D] */
-    float *hidden;          /* [n_z][d_mlp] input of the last matrix */
-    float *pre, *linear;    /* [n_z][d_mlp] before the activation; pre is hidden itself unless something is saved; linear: gated */
+    float *hidden;           /* [n_z][d_mlp] input of the last matrix */
+    float *pre,
+        *linear; /* [n_z][d_mlp] before the activation; pre is hidden itself unless something is saved; linear: gated */
     struct pb_saved *saved; /* what the reverse pass needs beside the buffers above; NULL in a forward pass */
 } pb_group;
 
-pb_status pb_group_attention(pb_group *group, pb_error *err);   /* attention.c: z of all members */
-pb_status pb_group_project(pb_group *group, pb_error *err);     /* project.c: q, k, v of all members */
-pb_status pb_group_mlp(pb_group *group, pb_error *err);         /* mlp.c: resid_mid -> resid_post */
+pb_status pb_group_attention(pb_group *group, pb_error *err); /* attention.c: z of all members */
+pb_status pb_group_project(pb_group *group, pb_error *err);   /* project.c: q, k, v of all members */
+pb_status pb_group_mlp(pb_group *group, pb_error *err);       /* mlp.c: resid_mid -> resid_post */
 /* Buffers for the group's row counts, in the pass's scratch. */
 pb_status pb_group_carve(pb_group *group, pb_error *err);
-pb_status pb_group_attention_output(pb_group *group, pb_error *err); /* layer.c: z -> attn_out */
+pb_status pb_group_attention_output(pb_group *group, pb_error *err);                        /* layer.c: z -> attn_out */
 pb_status pb_layer_run(pb_pass *pass, int layer, pb_lane **lanes, size_t n, pb_error *err); /* layer.c */
 /* Set the computed rows of a lane to `pos[n]` (ascending); rows that were not computed come from the base's boundary `layer`. */
 void pb_lane_set_rows(const pb_spec *spec, pb_lane *lane, const int32_t *pos, int32_t n, int layer);
 /* Norm of rows in place, one step at a time, with the lane's edits and captures at scale_kind and at the site after it. */
-pb_status pb_norm_visited(pb_pass *pass, pb_lane *lane, int layer, const pb_norm *norm, float *rows, const int32_t *pos, int32_t n,
-                          pb_site_kind scale_kind, pb_error *err);
+pb_status pb_norm_visited(pb_pass *pass, pb_lane *lane, int layer, const pb_norm *norm, float *rows, const int32_t *pos,
+                          int32_t n, pb_site_kind scale_kind, pb_error *err);
 /* The same for all members' z rows of a group buffer [n_z][D]: untouched ones in one call. */
 pb_status pb_group_norm(pb_group *group, pb_norm_weights weights, float *rows, pb_site_kind scale_kind, pb_error *err);
 /* The lane's visit of `kind` for every member that has one there; buffer [n_z][width] (or heads). */
 pb_status pb_group_visit(pb_group *group, pb_site_kind kind, float *buffer, int64_t width, int heads, pb_error *err);
-pb_status pb_group_experts(pb_group *group, const float *in, float *out, pb_error *err); /* experts.c: [n_z][D] -> [n_z][D] */
+pb_status pb_group_experts(pb_group *group, const float *in, float *out,
+                           pb_error *err);                        /* experts.c: [n_z][D] -> [n_z][D] */
 int32_t pb_find_row(const int32_t *rows, int32_t n, int32_t pos); /* -1 if absent */
 
 /* ---- metrics ------------------------------------------------------------------------------------------------------------------ */
@@ -307,7 +313,8 @@ struct pb_metric {
 };
 
 /* Positions (absolute) that the metric reads in a run of T tokens, into out[T]; *n of them. Checks tokens against the model. */
-pb_status pb_metric_positions(const pb_metric *metric, const pb_model *model, int32_t T, int32_t *out, int32_t *n, pb_error *err);
+pb_status pb_metric_positions(const pb_metric *metric, const pb_model *model, int32_t T, int32_t *out, int32_t *n,
+                              pb_error *err);
 bool pb_metric_needs_all_logits(const pb_metric *metric);
 /* Final norm, unembedding and metric of all lanes that have one; captures of final sites; keep nothing. */
 pb_status pb_pass_finish(pb_pass *pass, pb_error *err);
@@ -316,8 +323,8 @@ pb_status pb_pass_finish(pb_pass *pass, pb_error *err);
 
 typedef struct pb_cost {
     double rows, flops;
-    int32_t max_rows;     /* most rows of the residual stream at once */
-    int64_t layer_rows;   /* most rows of a layer's work at once */
+    int32_t max_rows;   /* most rows of the residual stream at once */
+    int64_t layer_rows; /* most rows of a layer's work at once */
 } pb_cost;
 
 /* What a lane will cost; does not change it. */
@@ -326,10 +333,11 @@ pb_status pb_lane_cost(const pb_spec *spec, const pb_lane *lane, pb_cost *cost, 
 pb_status pb_lane_prepare(pb_arena *arena, pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n_patches,
                           bool allow_unread, pb_cost *cost, pb_error *err);
 /* Only the edits: those that the base run holds, then the request's, sorted. */
-pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n, pb_error *err);
+pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n,
+                          pb_error *err);
 /* Run prepared lanes, whose costs' max_rows are in lane->cap. done, total: FLOPs of the call before these lanes, and in all. */
-pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double done, double total,
-                       pb_error *err);
+pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double done,
+                       double total, pb_error *err);
 /* Rows that go together through a layer so that its buffers take at most `bytes`. */
 int64_t pb_group_rows_for(const pb_spec *spec, size_t bytes);
 size_t pb_layer_bytes(const pb_spec *spec, int64_t rows);

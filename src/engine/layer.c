@@ -58,7 +58,8 @@ static void capture_base_rows(const pb_spec *spec, const pb_lane *lane, int laye
     }
 }
 
-static pb_status visit_boundary(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, pb_edit_who who, pb_error *err) {
+static pb_status visit_boundary(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, pb_edit_who who,
+                                pb_error *err) {
     int64_t D = pass->spec->d_model;
     pb_view view = {lane->x, lane->pos, lane->n, D, D, 1, (int32_t)D};
     return pb_visit(pass, lane, layer, kind, &view, who, err);
@@ -81,7 +82,8 @@ static int32_t list_rows(const uint8_t *mask, int32_t T, int32_t *out) {
     return n;
 }
 
-static pb_status begin_lane(pb_pass *pass, pb_lane *lane, int layer, const pb_row_sets *sets, int32_t *list, pb_error *err) {
+static pb_status begin_lane(pb_pass *pass, pb_lane *lane, int layer, const pb_row_sets *sets, int32_t *list,
+                            pb_error *err) {
     PB_TRY(visit_boundary(pass, lane, layer, PB_SITE_RESID_PRE, PB_EDITS_BASE, err));
     int32_t n = list_rows(sets->pre, lane->T, list);
     pb_lane_set_rows(pass->spec, lane, list, n, layer);
@@ -118,7 +120,8 @@ static pb_status visit_result(pb_group *g, pb_member *m, pb_error *err) {
     pb_status status = PB_OK;
     for (int64_t h = 0; h < H && status == PB_OK; h++) {
         pb_matrix head = pb_matrix_inputs(&g->weights->o, h * dh, dh);
-        status = pb_linear(g->pass->ctx, g->z + m->z0 * H * dh + h * dh, H * dh, n, &head, before + h * D, row, PB_LINEAR_NO_BIAS, err);
+        status = pb_linear(g->pass->ctx, g->z + m->z0 * H * dh + h * dh, H * dh, n, &head, before + h * D, row,
+                           PB_LINEAR_NO_BIAS, err);
     }
     if (status == PB_OK) {
         memcpy(after, before, (size_t)(n * row) * sizeof *after);
@@ -200,9 +203,10 @@ pb_status pb_group_carve(pb_group *g, pb_error *err) {
     const pb_spec *s = g->spec;
     int64_t D = s->d_model, qw = (int64_t)s->heads * s->d_head, kw = (int64_t)s->kv_heads * s->d_head;
     int64_t hidden = s->experts ? 0 : g->n_z * s->d_mlp, most = g->n_z > g->n_q ? g->n_z : g->n_q;
-    int64_t sizes[PARTS] = {g->n_a * D, g->n_q * qw, g->n_a * kw, g->n_a * kw, g->n_z * qw, most * D, g->n_z * D, g->n_z * D, hidden,
-                            s->gated ? hidden : 0, g->saved ? hidden : 0};
-    float **parts[PARTS] = {&g->normed, &g->q, &g->k, &g->v, &g->z, &g->attn_out, &g->mlp_in, &g->mlp_out, &g->hidden, &g->linear, &g->pre};
+    int64_t sizes[PARTS] = {g->n_a * D, g->n_q * qw, g->n_a * kw, g->n_a * kw,           g->n_z * qw,          most * D,
+                            g->n_z * D, g->n_z * D,  hidden,      s->gated ? hidden : 0, g->saved ? hidden : 0};
+    float **parts[PARTS] = {&g->normed, &g->q,       &g->k,      &g->v,      &g->z,  &g->attn_out,
+                            &g->mlp_in, &g->mlp_out, &g->hidden, &g->linear, &g->pre};
     int64_t total = 0;
     for (int i = 0; i < PARTS; i++) {
         sizes[i] = (sizes[i] + 15) & ~(int64_t)15;
@@ -257,7 +261,9 @@ static void report(const pb_group *g) {
 static pb_status check_finite(const pb_group *g, pb_error *err) {
     int64_t D = g->spec->d_model;
     size_t bad = SIZE_MAX;
-#pragma omp parallel for schedule(static) num_threads(pb_threads_for(g->pass->ctx, (double)(g->n_z * D))) reduction(min : bad)
+#pragma omp parallel for schedule(static) num_threads(pb_threads_for(g->pass->ctx, (double)(g->n_z * D)))              \
+    reduction(min                                                                                                      \
+              : bad)
     for (size_t i = 0; i < g->n; i++)
         if (!pb_rows_finite(g->members[i].lane->x, D, g->members[i].lane->n, D))
             bad = i < bad ? i : bad;
@@ -268,7 +274,8 @@ static pb_status check_finite(const pb_group *g, pb_error *err) {
     while (pb_rows_finite(lane->x + row * D, D, 1, D))
         row++;
     return pb_fail(err, PB_ERR_NUMERIC,
-                   "values stop being finite (NaN or infinity) in layer %d: blocks.%d.hook_resid_post at position %d%s; a weight of this layer "
+                   "values stop being finite (NaN or infinity) in layer %d: blocks.%d.hook_resid_post at position "
+                   "%d%s; a weight of this layer "
                    "is not finite%s",
                    g->layer, g->layer, lane->pos[row], lane->n_edits ? " of a patched run" : "",
                    lane->n_edits ? ", a patch put it there, or an attention row was left without any key" : "");
@@ -288,7 +295,8 @@ pb_status pb_layer_run(pb_pass *pass, int layer, pb_lane **lanes, size_t n, pb_e
         group.n_a = group.n_q = group.n_z = 0;
         int64_t taken = 0;
         size_t most = n - i;
-        group.members = pb_arena_get(&arena, (most < (size_t)pass->group_rows ? most : (size_t)pass->group_rows) * sizeof *group.members);
+        group.members = pb_arena_get(&arena, (most < (size_t)pass->group_rows ? most : (size_t)pass->group_rows) *
+                                                 sizeof *group.members);
         if (!group.members)
             status = pb_fail_memory(err, pass->ctx, most * sizeof *group.members, "a group of variants");
         while (status == PB_OK && i < n && group.n < (size_t)pass->group_rows &&

@@ -81,7 +81,8 @@ static pb_status close_chunk(plan_state *s, chunk_bounds *open, size_t bytes, pb
 }
 
 static double whole_pass_flops(const pb_spec *spec, const pb_lane *lane) {
-    double D = spec->d_model, heads = (double)spec->heads * spec->d_head, kv = (double)spec->kv_heads * spec->d_head, T = lane->T;
+    double D = spec->d_model, heads = (double)spec->heads * spec->d_head, kv = (double)spec->kv_heads * spec->d_head,
+           T = lane->T;
     double mlp = (spec->gated ? 3.0 : 2.0) * D * spec->d_mlp * (spec->experts ? spec->experts_per_token : 1);
     double layer = 2.0 * T * (D * (heads + 2 * kv) + heads * D + mlp) + 2.0 * T * (T + 1) * heads;
     double rows = 0;
@@ -118,8 +119,10 @@ static pb_status make_plan(plan_state *s, pb_error *err) {
             bytes = 0;
         }
         if (status == PB_OK && own + fixed > s->memory && s->options && s->options->memory)
-            status = pb_fail(err, PB_ERR_MEMORY, "variant %zu alone needs %.1f MB of working memory (%d rows of %d), the call may use %.1f MB", i,
-                             (double)(own + fixed) / 1e6, cost.max_rows, s->spec->d_model, (double)s->memory / 1e6);
+            status =
+                pb_fail(err, PB_ERR_MEMORY,
+                        "variant %zu alone needs %.1f MB of working memory (%d rows of %d), the call may use %.1f MB",
+                        i, (double)(own + fixed) / 1e6, cost.max_rows, s->spec->d_model, (double)s->memory / 1e6);
         bytes += own;
         open.n++;
         open.flops += cost.flops;
@@ -137,7 +140,8 @@ static pb_status make_plan(plan_state *s, pb_error *err) {
     return status;
 }
 
-static pb_status make_captures(const plan_state *s, size_t first, pb_lane *lanes, size_t n, pb_tensor ***captures, pb_error *err) {
+static pb_status make_captures(const plan_state *s, size_t first, pb_lane *lanes, size_t n, pb_tensor ***captures,
+                               pb_error *err) {
     for (size_t i = 0; i < n; i++)
         for (size_t c = 0; c < lanes[i].n_captures; c++) {
             pb_capture *capture = &lanes[i].captures[c];
@@ -150,8 +154,8 @@ static pb_status make_captures(const plan_state *s, size_t first, pb_lane *lanes
     return PB_OK;
 }
 
-static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const char *what, double done, double *values,
-                           pb_tensor ***captures, pb_error *err) {
+static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const char *what, double done,
+                           double *values, pb_tensor ***captures, pb_error *err) {
     pb_arena arena = {.ctx = s->ctx};
     pb_lane *lanes = pb_alloc(s->ctx, chunk->n, sizeof *lanes);
     if (!lanes)
@@ -172,12 +176,14 @@ static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const
     return status;
 }
 
-static pb_status check_requests(const pb_request *requests, size_t n, bool dry, const double *values, pb_tensor ***captures, pb_error *err) {
+static pb_status check_requests(const pb_request *requests, size_t n, bool dry, const double *values,
+                                pb_tensor ***captures, pb_error *err) {
     if (n == 0)
         return pb_fail(err, PB_ERR_ARGUMENT, "there is no variant to measure");
     for (size_t i = 0; i < n; i++) {
         if (requests[i].base->model != requests[0].base->model)
-            return pb_fail(err, PB_ERR_ARGUMENT, "variant %zu is of another model: measure the models one after the other", i);
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "variant %zu is of another model: measure the models one after the other", i);
         if (!requests[i].metric && requests[i].n_captures == 0)
             return pb_fail(err, PB_ERR_ARGUMENT, "variant %zu has neither a metric nor a site to look at", i);
         if (dry) /* writes nothing */
@@ -202,7 +208,8 @@ pb_status pb_measure(const pb_request *requests, size_t n, const pb_measure_opti
     PB_TRY(check_requests(requests, n, dry, values, captures, err));
     pb_model *model = requests[0].base->model;
     pb_context *ctx = pb_model_context(model);
-    plan_state s = {.ctx = ctx, .model = model, .spec = pb_model_spec(model), .requests = requests, .n = n, .options = options};
+    plan_state s = {
+        .ctx = ctx, .model = model, .spec = pb_model_spec(model), .requests = requests, .n = n, .options = options};
     size_t limit = pb_context_memory_limit(ctx), used = pb_context_memory_used(ctx);
     size_t left = limit == 0 ? DEFAULT_WORK : limit > used ? (limit - used) / 10 * 9 : 0;
     s.memory = options && options->memory ? options->memory : left < DEFAULT_WORK ? left : DEFAULT_WORK;

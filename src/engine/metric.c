@@ -3,15 +3,12 @@
 
 #include <string.h>
 
-static const char *const kind_names[] = {"logit", "logit_diff", "prob", "log_prob", "prob_diff", "rank", "nll", "kl", "fn"};
+static const char *const kind_names[] = {"logit", "logit_diff", "prob", "log_prob", "prob_diff",
+                                         "rank",  "nll",        "kl",   "fn"};
 
-const char *pb_metric_kind_name(pb_metric_kind kind) {
-    return kind_names[kind];
-}
+const char *pb_metric_kind_name(pb_metric_kind kind) { return kind_names[kind]; }
 
-pb_metric_kind pb_metric_get_kind(const pb_metric *metric) {
-    return metric->kind;
-}
+pb_metric_kind pb_metric_get_kind(const pb_metric *metric) { return metric->kind; }
 
 bool pb_metric_differentiable(const pb_metric *metric) {
     return metric->kind != PB_METRIC_RANK && metric->kind != PB_METRIC_FN;
@@ -29,7 +26,8 @@ static pb_status check_options(const pb_metric_options *o, pb_error *err) {
     if (wrong && o->n_wrong == 0)
         return pb_fail(err, PB_ERR_ARGUMENT, "metric %s needs the wrong answer token(s) to compare with", name);
     if ((!answers && o->n_answers) || (!wrong && o->n_wrong))
-        return pb_fail(err, PB_ERR_ARGUMENT, "metric %s takes no %s tokens", name, !answers && o->n_answers ? "answer" : "wrong");
+        return pb_fail(err, PB_ERR_ARGUMENT, "metric %s takes no %s tokens", name,
+                       !answers && o->n_answers ? "answer" : "wrong");
     if (o->kind == PB_METRIC_RANK && o->n_answers != 1)
         return pb_fail(err, PB_ERR_ARGUMENT, "metric rank takes one answer token, got %zu", o->n_answers);
     if (o->kind == PB_METRIC_KL && !o->reference)
@@ -97,7 +95,8 @@ static pb_status check_tokens(const pb_metric *m, const pb_model *model, pb_erro
     for (size_t i = 0; i < m->n_answers + m->n_wrong; i++) {
         int32_t id = i < m->n_answers ? m->answers[i] : m->wrong[i - m->n_answers];
         if (id < 0 || id >= vocab)
-            return pb_fail(err, PB_ERR_ARGUMENT, "metric %s: token id %d is not in the vocabulary (0 to %d)", kind_names[m->kind], id, vocab - 1);
+            return pb_fail(err, PB_ERR_ARGUMENT, "metric %s: token id %d is not in the vocabulary (0 to %d)",
+                           kind_names[m->kind], id, vocab - 1);
     }
     return PB_OK;
 }
@@ -112,13 +111,15 @@ static pb_status check_reference(const pb_metric *m, const pb_model *model, int3
         from_end = from_end || m->positions[i] < 0;
     if (m->reference->T != T && (from_end || !m->listed))
         return pb_fail(err, PB_ERR_ARGUMENT,
-                       "metric kl: the reference run has %d tokens, this one %d; positions counted from the end would not be the same ones: list "
+                       "metric kl: the reference run has %d tokens, this one %d; positions counted from the end would "
+                       "not be the same ones: list "
                        "positions from the start",
                        m->reference->T, T);
     return PB_OK;
 }
 
-pb_status pb_metric_positions(const pb_metric *m, const pb_model *model, int32_t T, int32_t *out, int32_t *n, pb_error *err) {
+pb_status pb_metric_positions(const pb_metric *m, const pb_model *model, int32_t T, int32_t *out, int32_t *n,
+                              pb_error *err) {
     PB_TRY(check_tokens(m, model, err));
     PB_TRY(check_reference(m, model, T, err));
     const char *name = kind_names[m->kind];
@@ -137,7 +138,8 @@ pb_status pb_metric_positions(const pb_metric *m, const pb_model *model, int32_t
     for (size_t i = 0; i < m->n_positions; i++) {
         int32_t p = m->positions[i] < 0 ? m->positions[i] + T : m->positions[i];
         if (p < 0 || p >= end)
-            return pb_fail(err, PB_ERR_ARGUMENT, "metric %s: position %d is out of range for a run of %d tokens%s", name, m->positions[i], T,
+            return pb_fail(err, PB_ERR_ARGUMENT, "metric %s: position %d is out of range for a run of %d tokens%s",
+                           name, m->positions[i], T,
                            m->kind == PB_METRIC_NLL ? " (nll at the last position would need the token after it)" : "");
         for (int32_t j = 0; j < *n; j++)
             if (out[j] == p)

@@ -28,7 +28,8 @@ pb_status pb_group_norm(pb_group *g, pb_norm_weights weights, float *rows, pb_si
         if (to > from)
             pb_norm_rows(g->pass->ctx, &norm, rows + from * D, D, to - from, rows + from * D, D, NULL, NULL, 0);
         if (m) {
-            PB_TRY(pb_norm_visited(g->pass, m->lane, g->layer, &norm, rows + m->z0 * D, m->z_pos, m->n_z, scale_kind, err));
+            PB_TRY(pb_norm_visited(g->pass, m->lane, g->layer, &norm, rows + m->z0 * D, m->z_pos, m->n_z, scale_kind,
+                                   err));
             from = m->z0 + m->n_z;
         }
     }
@@ -41,8 +42,9 @@ pb_status pb_group_norm(pb_group *g, pb_norm_weights weights, float *rows, pb_si
 static void activate(pb_group *g, int64_t from, int64_t to, const float *bias) {
     int64_t width = g->spec->d_mlp;
     if (to > from)
-        pb_bias_act_rows(g->pass->ctx, g->spec->act, g->pre + from * width, width, bias, g->linear ? g->linear + from * width : NULL, width,
-                         g->hidden + from * width, width, to - from, width);
+        pb_bias_act_rows(g->pass->ctx, g->spec->act, g->pre + from * width, width, bias,
+                         g->linear ? g->linear + from * width : NULL, width, g->hidden + from * width, width, to - from,
+                         width);
 }
 
 /* The hidden layer of all rows: pre and linear hold the products, pre without its bias. */
@@ -119,14 +121,16 @@ static void add_to_lanes(pb_group *g, const float *rows) {
 }
 
 /* opt-350m: the stream itself is normed after the addition. */
-static pb_status norm_lanes(pb_group *g, pb_norm_weights weights, pb_site_kind scale_kind, float *scratch, float *save, pb_error *err) {
+static pb_status norm_lanes(pb_group *g, pb_norm_weights weights, pb_site_kind scale_kind, float *scratch, float *save,
+                            pb_error *err) {
     int64_t D = g->spec->d_model;
     gather_input(g, scratch);
     if (save)
         memcpy(save, scratch, (size_t)(g->n_z * D) * sizeof *save);
     PB_TRY(pb_group_norm(g, weights, scratch, scale_kind, err));
     for (size_t i = 0; i < g->n; i++)
-        memcpy(g->members[i].lane->x, scratch + g->members[i].z0 * D, (size_t)(g->members[i].n_z * D) * sizeof *scratch);
+        memcpy(g->members[i].lane->x, scratch + g->members[i].z0 * D,
+               (size_t)(g->members[i].n_z * D) * sizeof *scratch);
     return PB_OK;
 }
 

@@ -18,7 +18,8 @@ pb_status pb_pass_work(pb_pass *pass, size_t n, float **out, pb_error *err) {
     return PB_OK;
 }
 
-pb_status pb_pass_rotary(pb_pass *pass, int rotary, int32_t T, const float **cosine, const float **sine, pb_error *err) {
+pb_status pb_pass_rotary(pb_pass *pass, int rotary, int32_t T, const float **cosine, const float **sine,
+                         pb_error *err) {
     const pb_rotary *r = &pass->spec->rotaries[rotary];
     bool is_long = r->long_from > 0 && T > r->long_from;
     pb_rotary_cache *cache = &pass->rotary[2 * rotary + is_long];
@@ -29,8 +30,8 @@ pb_status pb_pass_rotary(pb_pass *pass, int rotary, int32_t T, const float **cos
         if (!both)
             return pb_fail_memory(err, pass->ctx, 2 * n * sizeof *both, "rotation tables");
         for (int32_t p = 0; p < pass->max_T; p++)
-            pb_rotary_table(is_long ? r->long_inv_freq : r->inv_freq, half, p, is_long ? r->long_factor : r->factor, both + p * half,
-                            both + n + (size_t)p * (size_t)half);
+            pb_rotary_table(is_long ? r->long_inv_freq : r->inv_freq, half, p, is_long ? r->long_factor : r->factor,
+                            both + p * half, both + n + (size_t)p * (size_t)half);
         cache->cosine = both;
         cache->sine = both + n;
         cache->T = pass->max_T;
@@ -233,12 +234,20 @@ int64_t pb_group_rows_for(const pb_spec *spec, size_t bytes) {
     return rows < 16 ? 16 : rows > 2048 ? 2048 : rows;
 }
 
-pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double done, double total,
-                       pb_error *err) {
+pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *what, int64_t group_rows, double done,
+                       double total, pb_error *err) {
     pb_context *ctx = pb_model_context(model);
     const pb_spec *spec = pb_model_spec(model);
-    pb_pass pass = {.ctx = ctx, .model = model, .spec = spec, .lanes = lanes, .n_lanes = n, .what = what, .done = done, .total = total,
-                    .group_rows = group_rows, .arena = {.ctx = ctx}};
+    pb_pass pass = {.ctx = ctx,
+                    .model = model,
+                    .spec = spec,
+                    .lanes = lanes,
+                    .n_lanes = n,
+                    .what = what,
+                    .done = done,
+                    .total = total,
+                    .group_rows = group_rows,
+                    .arena = {.ctx = ctx}};
     size_t rows = 0, positions = 0;
     for (size_t i = 0; i < n; i++) {
         rows += (size_t)lanes[i].cap;
@@ -252,7 +261,8 @@ pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *wh
     pass.rotary = pb_alloc_zero(ctx, 2 * (size_t)spec->n_rotaries, sizeof *pass.rotary);
     pb_status status = PB_OK;
     if (!x || !pos || !dirty || !pass.rotary)
-        status = pb_fail_memory(err, ctx, rows * (size_t)spec->d_model * sizeof *x, "the residual streams of the variants");
+        status =
+            pb_fail_memory(err, ctx, rows * (size_t)spec->d_model * sizeof *x, "the residual streams of the variants");
     for (size_t i = 0, row = 0, p = 0; i < n; i++) {
         lanes[i].x = x ? x + row * (size_t)spec->d_model : NULL;
         lanes[i].pos = pos ? pos + row : NULL;

@@ -41,13 +41,14 @@ void pb_arena_free(pb_arena *arena) {
 /* ---- checking ---------------------------------------------------------------------------------------------------------- */
 
 typedef struct axis_info {
-    const char *name;          /* for messages */
+    const char *name; /* for messages */
     int64_t length;
     const pb_choice *choice;
-    const pb_choice *from;     /* NULL: no re-mapping on this axis */
+    const pb_choice *from; /* NULL: no re-mapping on this axis */
 } axis_info;
 
-static pb_status site_axes(const pb_model *model, const pb_patch *p, int64_t T, axis_info axes[3], bool *by_head, pb_error *err) {
+static pb_status site_axes(const pb_model *model, const pb_patch *p, int64_t T, axis_info axes[3], bool *by_head,
+                           pb_error *err) {
     char name[64];
     pb_site_name(p->site, name, sizeof name);
     if (!pb_site_exists(model, p->site.kind, p->site.layer))
@@ -57,16 +58,19 @@ static pb_status site_axes(const pb_model *model, const pb_patch *p, int64_t T, 
     *by_head = info.shape == PB_SHAPE_HEAD_POS_POS;
     if (*by_head) {
         if (p->pos.listed || p->neuron.listed)
-            return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' has the axes head, dest, src: choose with head, dest and src, not with %s",
-                           name, p->pos.listed ? "pos" : "neuron");
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "site '%s' has the axes head, dest, src: choose with head, dest and src, not with %s", name,
+                           p->pos.listed ? "pos" : "neuron");
         axes[0] = (axis_info){"head", info.heads, &p->head, &p->from_head};
         axes[1] = (axis_info){"dest", T, &p->dest, &p->from_dest};
         axes[2] = (axis_info){"src", T, &p->src, &p->from_src};
     } else {
         if (p->dest.listed || p->src.listed)
-            return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' has no %s axis: choose with pos", name, p->dest.listed ? "dest" : "src");
+            return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' has no %s axis: choose with pos", name,
+                           p->dest.listed ? "dest" : "src");
         if (p->head.listed && info.heads == 0)
-            return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' has no head axis; its axes are pos and %s", name, info.width_name);
+            return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' has no head axis; its axes are pos and %s", name,
+                           info.width_name);
         axes[0] = (axis_info){"pos", T, &p->pos, &p->from_pos};
         axes[1] = (axis_info){"head", info.heads ? info.heads : 1, &p->head, &p->from_head};
         axes[2] = (axis_info){info.width_name, info.width, &p->neuron, NULL};
@@ -74,15 +78,19 @@ static pb_status site_axes(const pb_model *model, const pb_patch *p, int64_t T, 
     return PB_OK;
 }
 
-static pb_status check_choice(const axis_info *axis, const char *site, int64_t length, const pb_choice *choice, pb_error *err) {
+static pb_status check_choice(const axis_info *axis, const char *site, int64_t length, const pb_choice *choice,
+                              pb_error *err) {
     for (size_t i = 0; i < choice->n; i++)
         if (choice->items[i] >= length || choice->items[i] < -length)
-            return pb_fail(err, PB_ERR_ARGUMENT, "%s %d is out of range at site '%s': there are %lld (0 to %lld; negative counts from the end)",
-                           axis->name, choice->items[i], site, (long long)length, (long long)length - 1);
+            return pb_fail(
+                err, PB_ERR_ARGUMENT,
+                "%s %d is out of range at site '%s': there are %lld (0 to %lld; negative counts from the end)",
+                axis->name, choice->items[i], site, (long long)length, (long long)length - 1);
     return PB_OK;
 }
 
-pb_status pb_patch_shape(const pb_model *model, const pb_patch *patch, int64_t T, int *ndim, int64_t shape[3], pb_error *err) {
+pb_status pb_patch_shape(const pb_model *model, const pb_patch *patch, int64_t T, int *ndim, int64_t shape[3],
+                         pb_error *err) {
     axis_info axes[3];
     bool by_head;
     char name[64];
@@ -94,7 +102,8 @@ pb_status pb_patch_shape(const pb_model *model, const pb_patch *patch, int64_t T
         if (axes[a].choice->listed) {
             PB_TRY(check_choice(&axes[a], name, axes[a].length, axes[a].choice, err));
             if (axes[a].choice->n == 0)
-                return pb_fail(err, PB_ERR_ARGUMENT, "the list of %s at site '%s' is empty: nothing would be patched", axes[a].name, name);
+                return pb_fail(err, PB_ERR_ARGUMENT, "the list of %s at site '%s' is empty: nothing would be patched",
+                               axes[a].name, name);
         }
         if (a == 1 && !has_heads)
             continue;
@@ -106,8 +115,8 @@ pb_status pb_patch_shape(const pb_model *model, const pb_patch *patch, int64_t T
 /* ---- resolving ---------------------------------------------------------------------------------------------------------- */
 
 /* Absolute coordinates of a choice; *out stays NULL for "all". */
-static pb_status resolve_list(pb_arena *arena, const axis_info *axis, const char *site, int64_t length, const pb_choice *choice,
-                              const int32_t **out, int32_t *n, pb_error *err) {
+static pb_status resolve_list(pb_arena *arena, const axis_info *axis, const char *site, int64_t length,
+                              const pb_choice *choice, const int32_t **out, int32_t *n, pb_error *err) {
     *out = NULL;
     *n = (int32_t)length;
     if (!choice->listed)
@@ -123,14 +132,16 @@ static pb_status resolve_list(pb_arena *arena, const axis_info *axis, const char
     return PB_OK;
 }
 
-static pb_status check_duplicates(pb_arena *arena, const axis_info *axis, const char *site, const int32_t *list, int32_t n, pb_error *err) {
+static pb_status check_duplicates(pb_arena *arena, const axis_info *axis, const char *site, const int32_t *list,
+                                  int32_t n, pb_error *err) {
     if (!list || n < 2)
         return PB_OK;
     if (n <= 32) {
         for (int32_t i = 0; i < n; i++)
             for (int32_t j = i + 1; j < n; j++)
                 if (list[i] == list[j])
-                    return pb_fail(err, PB_ERR_ARGUMENT, "%s %d is chosen twice at site '%s'", axis->name, list[i], site);
+                    return pb_fail(err, PB_ERR_ARGUMENT, "%s %d is chosen twice at site '%s'", axis->name, list[i],
+                                   site);
         return PB_OK;
     }
     uint8_t *seen = pb_arena_get(arena, (size_t)axis->length);
@@ -169,16 +180,18 @@ static pb_status resolve_tensor(const pb_patch *patch, pb_edit *edit, bool has_h
         int64_t shape[3];
         for (int i = 0; i < n_axes; i++)
             shape[i] = edit->n[axis_of[i]];
-        return pb_fail(err, PB_ERR_ARGUMENT, "the value of the patch at '%s' has shape %s, which does not broadcast to the chosen entries, %s",
-                       site, pb_shape_text(nd, pb_tensor_shape(t), got, sizeof got), pb_shape_text(n_axes, shape, want, sizeof want));
+        return pb_fail(
+            err, PB_ERR_ARGUMENT,
+            "the value of the patch at '%s' has shape %s, which does not broadcast to the chosen entries, %s", site,
+            pb_shape_text(nd, pb_tensor_shape(t), got, sizeof got), pb_shape_text(n_axes, shape, want, sizeof want));
     }
     edit->tensor = pb_tensor_floats(t);
     return PB_OK;
 }
 
 /* Coordinates in the source run, and its agreement with the target. */
-static pb_status resolve_source(pb_arena *arena, const pb_model *model, const pb_patch *patch, axis_info axes[3], int32_t T,
-                                const char *site, pb_edit *edit, pb_error *err) {
+static pb_status resolve_source(pb_arena *arena, const pb_model *model, const pb_patch *patch, axis_info axes[3],
+                                int32_t T, const char *site, pb_edit *edit, pb_error *err) {
     const pb_run *source = patch->run;
     if (!source)
         return pb_fail(err, PB_ERR_ARGUMENT, "the patch at '%s' names no run to take its value from", site);
@@ -188,7 +201,8 @@ static pb_status resolve_source(pb_arena *arena, const pb_model *model, const pb
     pb_site_info target = pb_site_describe(model, patch->site.kind), there = pb_site_describe(model, from.kind);
     if (!pb_site_exists(model, from.kind, from.layer) || there.shape != target.shape || there.width != target.width) {
         char other[64];
-        return pb_fail(err, PB_ERR_ARGUMENT, "the patch at '%s' cannot take its value from '%s': the sites have different shapes", site,
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "the patch at '%s' cannot take its value from '%s': the sites have different shapes", site,
                        pb_site_name(from, other, sizeof other));
     }
     int64_t lengths[3] = {source->T, there.heads ? there.heads : 1, target.width};
@@ -202,15 +216,19 @@ static pb_status resolve_source(pb_arena *arena, const pb_model *model, const pb
             int32_t n;
             PB_TRY(resolve_list(arena, &axes[a], site, lengths[a], choice, &edit->from[a], &n, err));
             if (n != edit->n[a])
-                return pb_fail(err, PB_ERR_ARGUMENT, "from_%s lists %d, but %d are patched at '%s'", axes[a].name, n, edit->n[a], site);
+                return pb_fail(err, PB_ERR_ARGUMENT, "from_%s lists %d, but %d are patched at '%s'", axes[a].name, n,
+                               edit->n[a], site);
         } else if (lengths[a] != axes[a].length) {
             if (axes[a].length == T)
                 return pb_fail(err, PB_ERR_ARGUMENT,
-                               "the patch at '%s' takes its value from a run of %d tokens, the patched run has %d: give from_%s, the source's "
+                               "the patch at '%s' takes its value from a run of %d tokens, the patched run has %d: "
+                               "give from_%s, the source's "
                                "position for each patched one",
                                site, source->T, T, axes[a].name);
-            return pb_fail(err, PB_ERR_ARGUMENT, "the patch at '%s': the source site has %lld heads, the target %lld; list head and from_head",
-                           site, (long long)lengths[a], (long long)axes[a].length);
+            return pb_fail(
+                err, PB_ERR_ARGUMENT,
+                "the patch at '%s': the source site has %lld heads, the target %lld; list head and from_head", site,
+                (long long)lengths[a], (long long)axes[a].length);
         }
     }
     return PB_OK;
@@ -239,7 +257,8 @@ pb_status pb_edit_drop_rows(pb_arena *arena, pb_edit *edit, int32_t below, pb_er
     return PB_OK;
 }
 
-pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch *patch, int32_t T, pb_edit *edit, pb_error *err) {
+pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch *patch, int32_t T, pb_edit *edit,
+                          pb_error *err) {
     axis_info axes[3];
     char site[64];
     int ndim;
@@ -268,7 +287,8 @@ pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch
         break;
     case PB_VALUE_DROPOUT:
         if (patch->op != PB_PATCH_SCALE || !(patch->noise_std >= 0 && patch->noise_std < 1))
-            return pb_fail(err, PB_ERR_ARGUMENT, "dropout at '%s' scales by draws, with a probability from 0 to below 1", site);
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "dropout at '%s' scales by draws, with a probability from 0 to below 1", site);
         break;
     case PB_VALUE_TENSOR:
         PB_TRY(resolve_tensor(patch, edit, pb_site_describe(model, edit->kind).heads > 0, site, err));
@@ -299,7 +319,8 @@ static bool copy_choice(pb_context *ctx, pb_choice *c) {
 
 enum { N_CHOICES = 9 };
 static void choices_of(pb_patch *p, pb_choice *out[N_CHOICES]) {
-    pb_choice *all[N_CHOICES] = {&p->pos, &p->head, &p->neuron, &p->dest, &p->src, &p->from_pos, &p->from_head, &p->from_dest, &p->from_src};
+    pb_choice *all[N_CHOICES] = {&p->pos,      &p->head,      &p->neuron,    &p->dest,    &p->src,
+                                 &p->from_pos, &p->from_head, &p->from_dest, &p->from_src};
     memcpy(out, all, sizeof all);
 }
 

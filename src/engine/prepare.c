@@ -61,7 +61,8 @@ static pb_status drop_known(pb_arena *arena, pb_lane *lane, pb_error *err) {
     return PB_OK;
 }
 
-pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n, pb_error *err) {
+pb_status pb_lane_resolve(pb_arena *arena, const pb_model *model, pb_lane *lane, const pb_patch *patches, size_t n,
+                          pb_error *err) {
     bool fork = lane->fresh_from < lane->T;
     const pb_patch_list *held = lane->base && !fork ? lane->base->patches : NULL;
     size_t n_held = held ? held->n : 0;
@@ -158,8 +159,10 @@ static pb_status check_read(const pb_model *model, const pb_lane *lane, pb_error
         if (e->n[axis] == 1)
             snprintf(where, sizeof where, " at %s %d", axis ? "dest" : "pos", pb_edit_at(e, axis, 0));
         return pb_fail(err, PB_ERR_ARGUMENT,
-                       "nothing reads the patch at '%s'%s: what is measured cannot depend on it (later positions never reach earlier ones, and "
-                       "after the last layer's attention only the positions that the metric reads count); drop it, move it, or allow it with "
+                       "nothing reads the patch at '%s'%s: what is measured cannot depend on it (later positions never "
+                       "reach earlier ones, and "
+                       "after the last layer's attention only the positions that the metric reads count); drop it, "
+                       "move it, or allow it with "
                        "allow_unread = true",
                        site, where);
     }

@@ -4,9 +4,7 @@
 
 #include <string.h>
 
-int64_t pb_spec_qkv_width(const pb_spec *spec) {
-    return (int64_t)(spec->heads + 2 * spec->kv_heads) * spec->d_head;
-}
+int64_t pb_spec_qkv_width(const pb_spec *spec) { return (int64_t)(spec->heads + 2 * spec->kv_heads) * spec->d_head; }
 
 /* Residual row of a member at the layer's beginning: computed, or the base's. */
 static const float *resid_row(const pb_group *g, const pb_member *m, int32_t pos) {
@@ -21,8 +19,8 @@ static bool has_ln1(const pb_spec *spec) {
 
 /* ---- the norm before attention --------------------------------------------------------------------------------------- */
 
-pb_status pb_norm_visited(pb_pass *pass, pb_lane *lane, int layer, const pb_norm *norm, float *rows, const int32_t *pos, int32_t n,
-                          pb_site_kind scale_kind, pb_error *err) {
+pb_status pb_norm_visited(pb_pass *pass, pb_lane *lane, int layer, const pb_norm *norm, float *rows, const int32_t *pos,
+                          int32_t n, pb_site_kind scale_kind, pb_error *err) {
     if (n == 0)
         return PB_OK;
     int64_t D = norm->width;
@@ -68,9 +66,11 @@ static pb_status norm_rows(pb_group *g, pb_error *err) {
             continue;
         int64_t to = m ? m->a0 : g->n_a;
         if (to > from)
-            pb_norm_rows(g->pass->ctx, &norm, g->normed + from * D, D, to - from, g->normed + from * D, D, NULL, NULL, 0);
+            pb_norm_rows(g->pass->ctx, &norm, g->normed + from * D, D, to - from, g->normed + from * D, D, NULL, NULL,
+                         0);
         if (m) {
-            PB_TRY(pb_norm_visited(g->pass, m->lane, g->layer, &norm, g->normed + m->a0 * D, m->a_pos, m->n_a, PB_SITE_LN1_SCALE, err));
+            PB_TRY(pb_norm_visited(g->pass, m->lane, g->layer, &norm, g->normed + m->a0 * D, m->a_pos, m->n_a,
+                                   PB_SITE_LN1_SCALE, err));
             from = m->a0 + m->n_a;
         }
     }
@@ -81,13 +81,14 @@ static pb_status norm_rows(pb_group *g, pb_error *err) {
 
 /* Heads whose input was changed: inputs [n][heads][D] -> norm -> that head's outputs of w -> out rows (row stride out_ld,
  * head h at h * dh). Heads that read the residual stream as it is keep what the whole product gave them. pos[n]: the rows. */
-static pb_status project_by_head(pb_group *g, const pb_member *m, float *inputs, const int32_t *pos, int32_t n, int heads,
-                                 const pb_matrix *w, float *out, pb_error *err) {
+static pb_status project_by_head(pb_group *g, const pb_member *m, float *inputs, const int32_t *pos, int32_t n,
+                                 int heads, const pb_matrix *w, float *out, pb_error *err) {
     int64_t D = g->spec->d_model, dh = g->spec->d_head;
     for (int h = 0; h < heads; h++) {
         bool changed = false;
         for (int32_t r = 0; r < n && !changed; r++)
-            changed = memcmp(inputs + ((int64_t)r * heads + h) * D, resid_row(g, m, pos[r]), (size_t)D * sizeof *inputs) != 0;
+            changed =
+                memcmp(inputs + ((int64_t)r * heads + h) * D, resid_row(g, m, pos[r]), (size_t)D * sizeof *inputs) != 0;
         if (!changed)
             continue;
         float *rows = inputs + h * D;
@@ -116,9 +117,11 @@ static pb_status split_inputs(pb_group *g, pb_member *m, pb_error *err) {
     int64_t D = spec->d_model, H = spec->heads, KV = spec->kv_heads, n = m->n_a, row = (H + KV + KV) * D;
     if (n == 0)
         return PB_OK;
-    if (has_edit(m->lane, g->layer, PB_SITE_ATTN_IN, PB_SITE_V_INPUT) && has_edit(m->lane, g->layer, PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED))
+    if (has_edit(m->lane, g->layer, PB_SITE_ATTN_IN, PB_SITE_V_INPUT) &&
+        has_edit(m->lane, g->layer, PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED))
         return pb_fail(err, PB_ERR_UNSUPPORTED,
-                       "layer %d is patched both per head before ln1 (attn_in, q_input, k_input or v_input) and at ln1: the norm of "
+                       "layer %d is patched both per head before ln1 (attn_in, q_input, k_input or v_input) and at "
+                       "ln1: the norm of "
                        "which copy is meant? Patch one of them",
                        g->layer);
     float *in = pb_alloc(g->pass->ctx, (size_t)(n * row), sizeof *in);
@@ -161,7 +164,7 @@ static pb_status split_inputs(pb_group *g, pb_member *m, pb_error *err) {
 /* ---- after the projections --------------------------------------------------------------------------------------------- */
 
 typedef struct head_rows {
-    float *data;            /* [n][heads * d_head] */
+    float *data; /* [n][heads * d_head] */
     const int32_t *pos;
     int32_t n;
     int heads;
@@ -227,8 +230,8 @@ static pb_status finish_heads(pb_group *g, pb_member *m, const head_rows *rows, 
     int64_t half = rotary->dims / 2;
     for (int32_t r = 0; r < rows->n; r++)
         for (int h = 0; h < rows->heads; h++)
-            pb_rotary_apply(rows->data + r * width + h * dh, rotary->dims, rotary->interleaved, cosine + rows->pos[r] * half,
-                            sine + rows->pos[r] * half);
+            pb_rotary_apply(rows->data + r * width + h * dh, rotary->dims, rotary->interleaved,
+                            cosine + rows->pos[r] * half, sine + rows->pos[r] * half);
     return PB_OK;
 }
 
@@ -269,7 +272,8 @@ static void point_member(pb_group *g, pb_member *m) {
     int32_t a = 0, q = 0;
     for (int32_t p = 0; p < lane->T; p++) {
         bool computed = a < m->n_a && m->a_pos[a] == p;
-        const float *base = computed || !lane->base || p >= lane->fresh_from ? NULL : pb_run_qkv_row(lane->base, g->layer, p, width);
+        const float *base =
+            computed || !lane->base || p >= lane->fresh_from ? NULL : pb_run_qkv_row(lane->base, g->layer, p, width);
         m->k_row[p] = computed ? g->k + (m->a0 + a) * kw : base ? base + qw : NULL;
         m->v_row[p] = computed ? g->v + (m->a0 + a) * kw : base ? base + qw + kw : NULL;
         a += computed;
@@ -300,7 +304,8 @@ static pb_status project_queries(pb_group *g, pb_error *err) {
     for (size_t i = 0; i < g->n; i++) {
         const pb_member *m = &g->members[i];
         for (int32_t r = 0; r < m->n_q; r++)
-            memcpy(rows + (m->q0 + r) * D, g->normed + (m->a0 + pb_find_row(m->a_pos, m->n_a, m->q_pos[r])) * D, (size_t)D * sizeof *rows);
+            memcpy(rows + (m->q0 + r) * D, g->normed + (m->a0 + pb_find_row(m->a_pos, m->n_a, m->q_pos[r])) * D,
+                   (size_t)D * sizeof *rows);
     }
     return pb_linear(g->pass->ctx, rows, D, g->n_q, &g->weights->q, g->q, qw, 0, err);
 }
@@ -324,7 +329,8 @@ pb_status pb_group_project(pb_group *g, pb_error *err) {
             point_member(g, &g->members[i]);
         }
     if (failed)
-        return pb_fail_memory(err, g->pass->ctx, (size_t)g->spec->heads * (size_t)g->spec->d_head * sizeof(float), "queries and keys");
+        return pb_fail_memory(err, g->pass->ctx, (size_t)g->spec->heads * (size_t)g->spec->d_head * sizeof(float),
+                              "queries and keys");
     for (size_t i = 0; i < g->n; i++) {
         pb_member *m = &g->members[i];
         if (!pb_lane_touches_range(m->lane, g->layer, PB_SITE_ATTN_IN, PB_SITE_ROT_K))

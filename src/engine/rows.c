@@ -46,9 +46,7 @@ bool pb_lane_touches(const pb_lane *lane, int layer, pb_site_kind kind) {
 
 /* ---- row sets -------------------------------------------------------------------------------------------------------------- */
 
-size_t pb_row_sets_size(int32_t T) {
-    return (size_t)T * 6;
-}
+size_t pb_row_sets_size(int32_t T) { return (size_t)T * 6; }
 
 void pb_row_sets_init(pb_row_sets *sets, void *scratch, int32_t T) {
     uint8_t *p = scratch;
@@ -129,11 +127,11 @@ void pb_lane_rows(const pb_spec *spec, const pb_lane *lane, int layer, pb_row_se
             add_edit_rows(&lane->edits[i], s->pre);
     for (int32_t p = lane->limit; p < T; p++)
         s->pre[p] = 0;
-    memcpy(s->a, s->pre, bytes);       /* becomes: rows whose keys and values may differ */
-    memcpy(s->z, s->pre, bytes);       /* becomes: rows whose attention or mlp may differ */
+    memcpy(s->a, s->pre, bytes); /* becomes: rows whose keys and values may differ */
+    memcpy(s->z, s->pre, bytes); /* becomes: rows whose attention or mlp may differ */
     memset(s->post, 0, bytes);
-    memset(s->q, 0, bytes);            /* rows touched before the scores */
-    uint8_t *forced = s->dirty;        /* for a moment: rows that a callback must see whole */
+    memset(s->q, 0, bytes);     /* rows touched before the scores */
+    uint8_t *forced = s->dirty; /* for a moment: rows that a callback must see whole */
     memset(forced, 0, bytes);
     for (; i < lane->n_edits && lane->edits[i].layer == layer; i++) {
         const pb_edit *e = &lane->edits[i];
@@ -294,8 +292,9 @@ pb_status pb_lane_cost(const pb_spec *spec, const pb_lane *lane, pb_cost *cost, 
         memcpy(copy.dirty, sets.dirty, (size_t)T);
     }
     if (lane->metric && lane->stop_layer >= spec->layers) {
-        double width = pb_metric_needs_all_logits(lane->metric) ? spec->vocab
-                                                                : (double)(lane->metric->n_answers + lane->metric->n_wrong);
+        double width = pb_metric_needs_all_logits(lane->metric)
+                           ? spec->vocab
+                           : (double)(lane->metric->n_answers + lane->metric->n_wrong);
         cost->flops += 2.0 * count(lane->need, T) * spec->d_model * width;
     }
     pb_free(scratch);

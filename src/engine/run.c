@@ -120,12 +120,15 @@ static pb_status check_tokens(const pb_model *model, const int32_t *ids, size_t 
     if (n == 0)
         return pb_fail(err, PB_ERR_ARGUMENT, "the prompt has no tokens");
     if (positions > 0 && n > (size_t)positions)
-        return pb_fail(err, PB_ERR_ARGUMENT, "the prompt has %zu tokens, model %s has %d positions", n, pb_model_name(model), positions);
+        return pb_fail(err, PB_ERR_ARGUMENT, "the prompt has %zu tokens, model %s has %d positions", n,
+                       pb_model_name(model), positions);
     if (n > INT32_MAX / 4)
         return pb_fail(err, PB_ERR_ARGUMENT, "the prompt has %zu tokens: too many", n);
     for (size_t i = 0; i < n; i++)
         if (ids[i] < 0 || ids[i] >= vocab)
-            return pb_fail(err, PB_ERR_ARGUMENT, "token %zu of the prompt is %d, which is not in the vocabulary (0 to %d)", i, ids[i], vocab - 1);
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "token %zu of the prompt is %d, which is not in the vocabulary (0 to %d)", i, ids[i],
+                           vocab - 1);
     return PB_OK;
 }
 
@@ -139,19 +142,21 @@ static pb_status add_blocks(pb_run *run, const pb_run *base, int from, int32_t f
         if (l < s->layers && run->resid[l])
             run->qkv[l] = pb_block_create(ctx, rows, width, first);
         if (!run->resid[l] || (l < s->layers && !run->qkv[l]))
-            return pb_fail_memory(err, ctx, (size_t)(rows * (D + width)) * sizeof(float), "a run's residual stream, queries, keys and values");
+            return pb_fail_memory(err, ctx, (size_t)(rows * (D + width)) * sizeof(float),
+                                  "a run's residual stream, queries, keys and values");
         for (int32_t p = first; base && p < run->T; p++) {
             memcpy(run->resid[l]->data + (p - first) * D, pb_run_resid_row(base, l, p, D), (size_t)D * sizeof(float));
             if (l < s->layers)
-                memcpy(run->qkv[l]->data + (p - first) * width, pb_run_qkv_row(base, l, p, width), (size_t)width * sizeof(float));
+                memcpy(run->qkv[l]->data + (p - first) * width, pb_run_qkv_row(base, l, p, width),
+                       (size_t)width * sizeof(float));
         }
     }
     return PB_OK;
 }
 
 /* Lanes that make runs, in portions whose residual streams stay small beside what the runs keep. */
-static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, const pb_patch *const *patches, const size_t *n_patches,
-                           pb_error *err) {
+static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, const pb_patch *const *patches,
+                           const size_t *n_patches, pb_error *err) {
     pb_arena arena = {.ctx = pb_model_context(model)};
     const pb_spec *spec = pb_model_spec(model);
     pb_status status = PB_OK;
@@ -162,7 +167,8 @@ static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, const pb_p
         while (first + count < n && (count == 0 || rows < 16384) && status == PB_OK) {
             pb_cost cost;
             size_t i = first + count;
-            status = pb_lane_prepare(&arena, model, &lanes[i], patches ? patches[i] : NULL, patches ? n_patches[i] : 0, true, &cost, err);
+            status = pb_lane_prepare(&arena, model, &lanes[i], patches ? patches[i] : NULL, patches ? n_patches[i] : 0,
+                                     true, &cost, err);
             rows += lanes[first + count].cap;
             largest = cost.layer_rows > largest ? cost.layer_rows : largest;
             flops += cost.flops;
@@ -170,19 +176,22 @@ static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, const pb_p
         }
         int64_t group = pb_group_rows_for(spec, (size_t)128 << 20);
         if (status == PB_OK)
-            status = pb_lanes_run(model, lanes + first, count, n > 1 ? "running prompts" : NULL, group > largest ? group : largest, 0, flops, err);
+            status = pb_lanes_run(model, lanes + first, count, n > 1 ? "running prompts" : NULL,
+                                  group > largest ? group : largest, 0, flops, err);
         pb_arena_free(&arena);
         first += count;
     }
     return status;
 }
 
-pb_status pb_run_create_many(pb_model *model, const int32_t *const *ids, const size_t *lengths, size_t n, pb_run **runs, pb_error *err) {
+pb_status pb_run_create_many(pb_model *model, const int32_t *const *ids, const size_t *lengths, size_t n, pb_run **runs,
+                             pb_error *err) {
     return pb_run_create_patched(model, ids, lengths, NULL, NULL, n, runs, err);
 }
 
-pb_status pb_run_create_patched(pb_model *model, const int32_t *const *ids, const size_t *lengths, const pb_patch *const *patches,
-                                const size_t *n_patches, size_t n, pb_run **runs, pb_error *err) {
+pb_status pb_run_create_patched(pb_model *model, const int32_t *const *ids, const size_t *lengths,
+                                const pb_patch *const *patches, const size_t *n_patches, size_t n, pb_run **runs,
+                                pb_error *err) {
     pb_context *ctx = pb_model_context(model);
     for (size_t i = 0; i < n; i++)
         PB_TRY(check_tokens(model, ids[i], lengths[i], err));
@@ -232,7 +241,8 @@ pb_status pb_run_fork(pb_run *run, const int32_t *ids, size_t n, pb_run **out, p
     PB_TRY(run_shell(run->model, ids, n, &fork, err));
     fork->prefix = shared > 0 ? pb_run_ref(owner) : NULL;
     pb_status status = add_blocks(fork, NULL, 0, shared, err);
-    pb_lane lane = {.base = shared > 0 ? owner : NULL, .T = fork->T, .tokens = fork->tokens, .fresh_from = shared, .keep = fork};
+    pb_lane lane = {
+        .base = shared > 0 ? owner : NULL, .T = fork->T, .tokens = fork->tokens, .fresh_from = shared, .keep = fork};
     if (status == PB_OK && shared < fork->T)
         status = run_lanes(run->model, &lane, 1, NULL, NULL, err);
     if (status != PB_OK) {
@@ -266,7 +276,8 @@ pb_status pb_run_patched(pb_run *run, const pb_patch *patches, size_t n, pb_run 
     }
     if (status == PB_OK && lane.start < spec->layers) {
         int64_t group = pb_group_rows_for(spec, (size_t)128 << 20);
-        status = pb_lanes_run(run->model, &lane, 1, NULL, group > cost.layer_rows ? group : cost.layer_rows, 0, cost.flops, err);
+        status = pb_lanes_run(run->model, &lane, 1, NULL, group > cost.layer_rows ? group : cost.layer_rows, 0,
+                              cost.flops, err);
     }
     pb_arena_free(&arena);
     if (status != PB_OK) {
@@ -284,7 +295,8 @@ static pb_status boundary_value(pb_run *run, pb_site site, pb_tensor **out, pb_e
     int boundary = site.layer + (site.kind == PB_SITE_RESID_POST);
     PB_TRY(pb_tensor_create(pb_model_context(run->model), PB_F32, 2, shape, out, err));
     for (int32_t p = 0; p < run->T; p++)
-        memcpy(pb_tensor_floats(*out) + p * shape[1], pb_run_resid_row(run, boundary, p, shape[1]), (size_t)shape[1] * sizeof(float));
+        memcpy(pb_tensor_floats(*out) + p * shape[1], pb_run_resid_row(run, boundary, p, shape[1]),
+               (size_t)shape[1] * sizeof(float));
     return PB_OK;
 }
 
@@ -299,7 +311,8 @@ pb_status pb_run_values(pb_run *run, const pb_site *sites, size_t n, pb_tensor *
     for (size_t i = 0; i < n && status == PB_OK; i++) {
         char name[64];
         if (!pb_site_exists(run->model, sites[i].kind, sites[i].layer))
-            status = pb_fail(err, PB_ERR_ARGUMENT, "site '%s' does not exist in this model", pb_site_name(sites[i], name, sizeof name));
+            status = pb_fail(err, PB_ERR_ARGUMENT, "site '%s' does not exist in this model",
+                             pb_site_name(sites[i], name, sizeof name));
         else if (pb_site_is_boundary(run, sites[i]))
             status = boundary_value(run, sites[i], &values[i], err);
         else {

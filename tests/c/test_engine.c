@@ -72,7 +72,8 @@ static void same_value(const fixture *f, pb_run *a, pb_run *b, pb_site_kind kind
 
 static pb_metric *difference(const fixture *f) {
     static const int32_t answer = 5, wrong = 9;
-    pb_metric_options o = {.kind = PB_METRIC_LOGIT_DIFF, .answers = &answer, .n_answers = 1, .wrong = &wrong, .n_wrong = 1};
+    pb_metric_options o = {
+        .kind = PB_METRIC_LOGIT_DIFF, .answers = &answer, .n_answers = 1, .wrong = &wrong, .n_wrong = 1};
     pb_metric *m = NULL;
     assert_ok(pb_metric_create(f->ctx, &o, &m, &err));
     return m;
@@ -83,10 +84,10 @@ static pb_patch set_from(pb_run *run, pb_site_kind kind, int layer) {
 }
 
 /* Every site that exists, with a layer where it has one: kinds from the attention input on are patched in the middle layer. */
-#define FOR_ALL_SITES(f, site)                                                                   \
-    for (int k_ = 0; k_ < PB_SITE_KINDS; k_++)                                                    \
-        for (pb_site site = {(pb_site_kind)k_, pb_site_has_layer((pb_site_kind)k_) ? 1 : -1};      \
-             site.kind < PB_SITE_KINDS && pb_site_exists((f)->model, site.kind, site.layer);        \
+#define FOR_ALL_SITES(f, site)                                                                                         \
+    for (int k_ = 0; k_ < PB_SITE_KINDS; k_++)                                                                         \
+        for (pb_site site = {(pb_site_kind)k_, pb_site_has_layer((pb_site_kind)k_) ? 1 : -1};                          \
+             site.kind < PB_SITE_KINDS && pb_site_exists((f)->model, site.kind, site.layer);                           \
              site.kind = PB_SITE_KINDS)
 
 static void run_fork__equals_fresh_run(bool llama) {
@@ -94,7 +95,7 @@ static void run_fork__equals_fresh_run(bool llama) {
     pb_run *fresh = NULL;
     assert_ok(pb_run_create(f.model, f.corrupt_ids, T, &fresh, &err));
     FOR_ALL_SITES(&f, s)
-        same_value(&f, f.corrupt, fresh, s.kind, s.layer);
+    same_value(&f, f.corrupt, fresh, s.kind, s.layer);
     assert_true(pb_run_shared_prefix(f.corrupt, f.clean) == 3);
     assert_true(pb_run_bytes(f.corrupt) < pb_run_bytes(fresh));
     pb_run *longer = NULL, *of_fork = NULL, *again = NULL; /* other lengths, and a fork of a fork */
@@ -161,7 +162,8 @@ static void patch__own_values__changes_nothing(bool llama) {
 static void patch__whole_cut_from_clean__gives_clean_logits(bool llama) {
     fixture f = make_fixture(llama);
     pb_tensor *clean = value(f.clean, PB_SITE_LOGITS, -1);
-    const pb_site_kind cuts[] = {PB_SITE_EMBED, PB_SITE_RESID_PRE, PB_SITE_RESID_MID, PB_SITE_RESID_POST, PB_SITE_LN_FINAL_NORMALIZED, PB_SITE_LOGITS};
+    const pb_site_kind cuts[] = {PB_SITE_EMBED,      PB_SITE_RESID_PRE,           PB_SITE_RESID_MID,
+                                 PB_SITE_RESID_POST, PB_SITE_LN_FINAL_NORMALIZED, PB_SITE_LOGITS};
     for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++)
         for (int layer = 0; layer < (pb_site_has_layer(cuts[i]) ? 3 : 1); layer++) {
             pb_patch p = set_from(f.clean, cuts[i], pb_site_has_layer(cuts[i]) ? layer : -1);
@@ -225,7 +227,8 @@ static void measure__equals_patched_run__in_any_company(bool llama) {
     for (size_t i = 0; i < n; i++)
         same_number(&f, others[n - 1 - i], values[i]);
     size_t chunks = 0;
-    for (size_t memory = plan.bytes / 2;; memory = memory * 3 / 4) { /* smaller and smaller, until one variant does not fit */
+    for (size_t memory = plan.bytes / 2;;
+         memory = memory * 3 / 4) { /* smaller and smaller, until one variant does not fit */
         pb_measure_options tight = {.allow_unread = true, .memory = memory};
         if (pb_measure(requests, n, &tight, others, NULL, &plan, &err) == PB_ERR_MEMORY)
             break;
@@ -268,15 +271,40 @@ static void patched_run__patched_again__equals_both_at_once(bool llama) {
     fixture f = make_fixture(llama);
     int32_t p4 = 4, p6 = 6, h1 = 1;
     pb_patch first[] = {
-        {.site = {PB_SITE_RESID_PRE, 1}, .pos = {true, 1, &p4}, .op = PB_PATCH_ADD, .value = PB_VALUE_NUMBER, .number = 0.5},
-        {.site = {PB_SITE_Z, 1}, .pos = {true, 1, &p6}, .head = {true, 1, &h1}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = 3},
-        {.site = {PB_SITE_RESID_POST, 1}, .pos = {true, 1, &p6}, .op = PB_PATCH_ADD, .value = PB_VALUE_NUMBER, .number = -0.25},
-        {.site = {PB_SITE_RESID_PRE, 2}, .pos = {true, 1, &p6}, .op = PB_PATCH_ADD, .value = PB_VALUE_NUMBER, .number = 0.25},
+        {.site = {PB_SITE_RESID_PRE, 1},
+         .pos = {true, 1, &p4},
+         .op = PB_PATCH_ADD,
+         .value = PB_VALUE_NUMBER,
+         .number = 0.5},
+        {.site = {PB_SITE_Z, 1},
+         .pos = {true, 1, &p6},
+         .head = {true, 1, &h1},
+         .op = PB_PATCH_SCALE,
+         .value = PB_VALUE_NUMBER,
+         .number = 3},
+        {.site = {PB_SITE_RESID_POST, 1},
+         .pos = {true, 1, &p6},
+         .op = PB_PATCH_ADD,
+         .value = PB_VALUE_NUMBER,
+         .number = -0.25},
+        {.site = {PB_SITE_RESID_PRE, 2},
+         .pos = {true, 1, &p6},
+         .op = PB_PATCH_ADD,
+         .value = PB_VALUE_NUMBER,
+         .number = 0.25},
         {.site = {PB_SITE_LOGITS, -1}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = 2},
     };
     pb_patch second[] = {
-        {.site = {PB_SITE_MLP_POST, 0}, .pos = {true, 1, &p4}, .op = PB_PATCH_SET, .value = PB_VALUE_NUMBER, .number = 1},
-        {.site = {PB_SITE_RESID_POST, 1}, .pos = {true, 1, &p6}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = 2},
+        {.site = {PB_SITE_MLP_POST, 0},
+         .pos = {true, 1, &p4},
+         .op = PB_PATCH_SET,
+         .value = PB_VALUE_NUMBER,
+         .number = 1},
+        {.site = {PB_SITE_RESID_POST, 1},
+         .pos = {true, 1, &p6},
+         .op = PB_PATCH_SCALE,
+         .value = PB_VALUE_NUMBER,
+         .number = 2},
     };
     for (int which = 0; which < 2; which++) {
         pb_patch both[6];
@@ -287,7 +315,7 @@ static void patched_run__patched_again__equals_both_at_once(bool llama) {
         assert_ok(pb_run_patched(a, &second[which], 1, &ab, &err));
         assert_ok(pb_run_patched(f.corrupt, both, 6, &at_once, &err));
         FOR_ALL_SITES(&f, s)
-            same_value(&f, ab, at_once, s.kind, s.layer);
+        same_value(&f, ab, at_once, s.kind, s.layer);
         same_value(&f, ab, at_once, PB_SITE_RESID_PRE, 2);
         assert_int_equal(pb_run_patch_count(ab), 6);
         pb_run_unref(a);
@@ -297,7 +325,8 @@ static void patched_run__patched_again__equals_both_at_once(bool llama) {
     drop_fixture(&f);
 }
 
-static pb_status halve(void *user, const pb_patch *patch, const pb_run *base, size_t variant, pb_tensor *act, pb_tensor **out, pb_error *e) {
+static pb_status halve(void *user, const pb_patch *patch, const pb_run *base, size_t variant, pb_tensor *act,
+                       pb_tensor **out, pb_error *e) {
     (void)patch;
     (void)base;
     (void)variant;
@@ -335,8 +364,8 @@ static void capture__equals_value_of_the_patched_run(bool llama) {
     pb_site sites[PB_SITE_KINDS];
     size_t n = 0;
     FOR_ALL_SITES(&f, s)
-        if (s.kind > PB_SITE_ATTN_OUT || s.layer == 1)
-            sites[n++] = s;
+    if (s.kind > PB_SITE_ATTN_OUT || s.layer == 1)
+        sites[n++] = s;
     pb_tensor *values[PB_SITE_KINDS] = {NULL}, **where = values;
     pb_request r = {.base = f.corrupt, .patches = &p, .n_patches = 1, .captures = sites, .n_captures = n};
     assert_ok(pb_measure(&r, 1, NULL, NULL, &where, NULL, &err));
@@ -354,7 +383,8 @@ static void capture__equals_value_of_the_patched_run(bool llama) {
 static void patch__own_values_after_a_change__hold(bool llama) {
     fixture f = make_fixture(llama);
     pb_metric *m = difference(&f);
-    pb_patch hold[8] = {set_from(f.clean, PB_SITE_EMBED, -1)}; /* the clean prompt's embeddings, everything after as it was */
+    pb_patch hold[8] = {
+        set_from(f.clean, PB_SITE_EMBED, -1)}; /* the clean prompt's embeddings, everything after as it was */
     for (int l = 0; l < 3; l++) {
         hold[1 + 2 * l] = set_from(f.corrupt, PB_SITE_ATTN_OUT, l);
         hold[2 + 2 * l] = set_from(f.corrupt, PB_SITE_MLP_OUT, l);
@@ -406,9 +436,11 @@ static void capture__last_residual__has_all_rows(bool llama) {
 /* Sites fit together as the model's formulas say. */
 static void sites__add_up(bool llama) {
     fixture f = make_fixture(llama);
-    pb_tensor *pre = value(f.clean, PB_SITE_RESID_PRE, 1), *mid = value(f.clean, PB_SITE_RESID_MID, 1), *post = value(f.clean, PB_SITE_RESID_POST, 1),
-              *attn = value(f.clean, PB_SITE_ATTN_OUT, 1), *mlp = value(f.clean, PB_SITE_MLP_OUT, 1), *sum = NULL, *result = value(f.clean, PB_SITE_RESULT, 1),
-              *heads = NULL, *pattern = value(f.clean, PB_SITE_PATTERN, 1), *rows = NULL, *next = value(f.clean, PB_SITE_RESID_PRE, 2);
+    pb_tensor *pre = value(f.clean, PB_SITE_RESID_PRE, 1), *mid = value(f.clean, PB_SITE_RESID_MID, 1),
+              *post = value(f.clean, PB_SITE_RESID_POST, 1), *attn = value(f.clean, PB_SITE_ATTN_OUT, 1),
+              *mlp = value(f.clean, PB_SITE_MLP_OUT, 1), *sum = NULL, *result = value(f.clean, PB_SITE_RESULT, 1),
+              *heads = NULL, *pattern = value(f.clean, PB_SITE_PATTERN, 1), *rows = NULL,
+              *next = value(f.clean, PB_SITE_RESID_PRE, 2);
     assert_ok(pb_tensor_binary(PB_ADD, pre, attn, &sum, &err));
     assert_tensor_close(sum, mid, 1e-6);
     pb_tensor_unref(sum);
@@ -458,10 +490,12 @@ static void metrics__by_hand(bool llama) {
         double expected;
     } cases[] = {
         {{.kind = PB_METRIC_LOGIT, .answers = answers, .n_answers = 2}, (last[5] + last[7]) / 2.0},
-        {{.kind = PB_METRIC_LOGIT_DIFF, .answers = answers, .n_answers = 2, .wrong = &wrong, .n_wrong = 1}, (last[5] + last[7]) / 2.0 - last[9]},
+        {{.kind = PB_METRIC_LOGIT_DIFF, .answers = answers, .n_answers = 2, .wrong = &wrong, .n_wrong = 1},
+         (last[5] + last[7]) / 2.0 - last[9]},
         {{.kind = PB_METRIC_PROB, .answers = answers, .n_answers = 2}, p2},
         {{.kind = PB_METRIC_LOG_PROB, .answers = answers, .n_answers = 2}, log(p2)},
-        {{.kind = PB_METRIC_PROB_DIFF, .answers = answers, .n_answers = 2, .wrong = &wrong, .n_wrong = 1}, p2 - exp(last[9]) / sum},
+        {{.kind = PB_METRIC_PROB_DIFF, .answers = answers, .n_answers = 2, .wrong = &wrong, .n_wrong = 1},
+         p2 - exp(last[9]) / sum},
         {{.kind = PB_METRIC_RANK, .answers = answers, .n_answers = 1}, rank},
         {{.kind = PB_METRIC_NLL}, nll},
         {{.kind = PB_METRIC_KL, .reference = f.corrupt}, kl},
@@ -528,9 +562,18 @@ static void noise__is_the_same_wherever_it_is_cut(bool llama) {
     assert_ok(pb_tensor_normal(f.ctx, 2, shape, 17, 3, &draw, &err));
     assert_ok(pb_tensor_binary_scalar(PB_MUL, draw, 0.1f, &scaled, &err));
     assert_ok(pb_tensor_index(scaled, 0, (int64_t[]){2, 5}, 2, &chosen, &err));
-    pb_patch noise = {.site = {PB_SITE_EMBED, -1}, .pos = {true, 2, rows}, .op = PB_PATCH_ADD, .value = PB_VALUE_NOISE,
-                      .noise_std = 0.1, .noise_seed = 17, .noise_draw = 3};
-    pb_patch same_noise = {.site = {PB_SITE_EMBED, -1}, .pos = {true, 2, rows}, .op = PB_PATCH_ADD, .value = PB_VALUE_TENSOR, .tensor = chosen};
+    pb_patch noise = {.site = {PB_SITE_EMBED, -1},
+                      .pos = {true, 2, rows},
+                      .op = PB_PATCH_ADD,
+                      .value = PB_VALUE_NOISE,
+                      .noise_std = 0.1,
+                      .noise_seed = 17,
+                      .noise_draw = 3};
+    pb_patch same_noise = {.site = {PB_SITE_EMBED, -1},
+                           .pos = {true, 2, rows},
+                           .op = PB_PATCH_ADD,
+                           .value = PB_VALUE_TENSOR,
+                           .tensor = chosen};
     pb_run *a = NULL, *b = NULL;
     assert_ok(pb_run_patched(f.clean, &noise, 1, &a, &err));
     assert_ok(pb_run_patched(f.clean, &same_noise, 1, &b, &err));
@@ -555,7 +598,8 @@ static void bad_input__is_refused_with_words(bool llama) {
     assert_error(pb_measure(&r, 1, NULL, &v, NULL, NULL, &err), PB_ERR_ARGUMENT, "pos 40 is out of range");
     p.pos = (pb_choice){true, 2, twice};
     assert_error(pb_measure(&r, 1, NULL, &v, NULL, NULL, &err), PB_ERR_ARGUMENT, "chosen twice");
-    p = (pb_patch){.site = {PB_SITE_Z, 2}, .pos = {true, 1, &early}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = 2};
+    p = (pb_patch){
+        .site = {PB_SITE_Z, 2}, .pos = {true, 1, &early}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = 2};
     assert_error(pb_measure(&r, 1, NULL, &v, NULL, NULL, &err), PB_ERR_ARGUMENT, "nothing reads");
     p.site.kind = PB_SITE_RESID_PRE;
     p.head = (pb_choice){true, 1, &early};
@@ -624,9 +668,15 @@ static void everything__under_allocation_failure(bool llama) {
     drop_fixture(&f);
 }
 
-#define BOTH(name)                                              \
-    static void name##__gpt2(void **state) { (void)state; name(false); } \
-    static void name##__llama(void **state) { (void)state; name(true); }
+#define BOTH(name)                                                                                                     \
+    static void name##__gpt2(void **state) {                                                                           \
+        (void)state;                                                                                                   \
+        name(false);                                                                                                   \
+    }                                                                                                                  \
+    static void name##__llama(void **state) {                                                                          \
+        (void)state;                                                                                                   \
+        name(true);                                                                                                    \
+    }
 BOTH(run_fork__equals_fresh_run)
 BOTH(values__of_many_runs__do_not_depend_on_company)
 BOTH(patch__own_values__changes_nothing)
@@ -648,12 +698,23 @@ BOTH(everything__under_allocation_failure)
 #define TESTS(name) cmocka_unit_test(name##__gpt2), cmocka_unit_test(name##__llama)
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TESTS(run_fork__equals_fresh_run), TESTS(values__of_many_runs__do_not_depend_on_company), TESTS(patch__own_values__changes_nothing),
-        TESTS(patch__whole_cut_from_clean__gives_clean_logits), TESTS(measure__equals_patched_run__in_any_company), TESTS(threads__change_no_bit),
-        TESTS(patched_run__patched_again__equals_both_at_once), TESTS(patch__function__equals_the_same_patch_as_data),
-        TESTS(capture__equals_value_of_the_patched_run), TESTS(patch__own_values_after_a_change__hold),
-        TESTS(capture__last_residual__has_all_rows), TESTS(sites__add_up), TESTS(metrics__by_hand), TESTS(generate__equals_fresh_runs),
-        TESTS(noise__is_the_same_wherever_it_is_cut), TESTS(bad_input__is_refused_with_words), TESTS(everything__under_allocation_failure),
+        TESTS(run_fork__equals_fresh_run),
+        TESTS(values__of_many_runs__do_not_depend_on_company),
+        TESTS(patch__own_values__changes_nothing),
+        TESTS(patch__whole_cut_from_clean__gives_clean_logits),
+        TESTS(measure__equals_patched_run__in_any_company),
+        TESTS(threads__change_no_bit),
+        TESTS(patched_run__patched_again__equals_both_at_once),
+        TESTS(patch__function__equals_the_same_patch_as_data),
+        TESTS(capture__equals_value_of_the_patched_run),
+        TESTS(patch__own_values_after_a_change__hold),
+        TESTS(capture__last_residual__has_all_rows),
+        TESTS(sites__add_up),
+        TESTS(metrics__by_hand),
+        TESTS(generate__equals_fresh_runs),
+        TESTS(noise__is_the_same_wherever_it_is_cut),
+        TESTS(bad_input__is_refused_with_words),
+        TESTS(everything__under_allocation_failure),
     };
     return cmocka_run_group_tests_name("engine", tests, NULL, NULL);
 }

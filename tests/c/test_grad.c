@@ -23,7 +23,8 @@ static pb_run *golden_run(pb_model *model, const pb_safetensors *file, const cha
 }
 
 static pb_metric *difference_metric(pb_context *ctx, int32_t answer, int32_t wrong) {
-    pb_metric_options o = {.kind = PB_METRIC_LOGIT_DIFF, .answers = &answer, .n_answers = 1, .wrong = &wrong, .n_wrong = 1};
+    pb_metric_options o = {
+        .kind = PB_METRIC_LOGIT_DIFF, .answers = &answer, .n_answers = 1, .wrong = &wrong, .n_wrong = 1};
     pb_metric *m = NULL;
     assert_ok(pb_metric_create(ctx, &o, &m, &err));
     return m;
@@ -98,7 +99,8 @@ static pb_tensor **zero_weights(pb_model *model) {
     for (size_t i = 0; i < n; i++) {
         pb_tensor *w = NULL;
         assert_ok(pb_model_weight(model, pb_model_weight_name(model, i), &w, &err));
-        assert_ok(pb_tensor_zeros(pb_model_context(model), PB_F32, pb_tensor_ndim(w), pb_tensor_shape(w), &weights[i], &err));
+        assert_ok(
+            pb_tensor_zeros(pb_model_context(model), PB_F32, pb_tensor_ndim(w), pb_tensor_shape(w), &weights[i], &err));
         pb_tensor_unref(w);
     }
     return weights;
@@ -178,8 +180,10 @@ static size_t list_sites(const pb_model *model, bool beside_heads, pb_site *out)
     for (int kind = 0; kind < PB_SITE_KINDS; kind++)
         for (int layer = 0; layer < (pb_site_has_layer((pb_site_kind)kind) ? pb_model_layers(model) : 1); layer++) {
             pb_site site = {(pb_site_kind)kind, pb_site_has_layer((pb_site_kind)kind) ? layer : -1};
-            bool ln1 = kind == PB_SITE_LN1_SCALE || kind == PB_SITE_LN1_NORMALIZED; /* no patch beside one at a head's own input */
-            if (pb_site_exists(model, site.kind, site.layer) && kind != PB_SITE_EXPERT_INDICES && !(ln1 && beside_heads))
+            bool ln1 = kind == PB_SITE_LN1_SCALE ||
+                       kind == PB_SITE_LN1_NORMALIZED; /* no patch beside one at a head's own input */
+            if (pb_site_exists(model, site.kind, site.layer) && kind != PB_SITE_EXPERT_INDICES &&
+                !(ln1 && beside_heads))
                 out[n++] = site;
         }
     return n;
@@ -210,12 +214,13 @@ static void check_sites(pb_run *run, const pb_metric *metric, const char *label,
     assert_ok(pb_measure(requests, 4 * n, &o, values, NULL, NULL, &err));
     for (size_t i = 0; i < n; i++) {
         const double *v = &values[4 * i];
-        double wide = (v[0] - v[1]) / (2 * step), narrow = (v[2] - v[3]) / step, expected = (4 * narrow - wide) / 3, got = dot(grads[i], directions[i]);
+        double wide = (v[0] - v[1]) / (2 * step), narrow = (v[2] - v[3]) / step, expected = (4 * narrow - wide) / 3,
+               got = dot(grads[i], directions[i]);
         double size = sqrt(dot(grads[i], grads[i]));
         if (!(fabs(got - expected) <= 2e-3 * size + 4e-6 / step)) {
             char name[64];
-            fail_msg("%s, %s: the gradient says %.6g, finite differences %.6g (size %.3g)", label, pb_site_name(sites[i], name, sizeof name), got,
-                     expected, size);
+            fail_msg("%s, %s: the gradient says %.6g, finite differences %.6g (size %.3g)", label,
+                     pb_site_name(sites[i], name, sizeof name), got, expected, size);
         }
         pb_tensor_unref(grads[i]);
         pb_tensor_unref(directions[i]);
@@ -249,7 +254,8 @@ static void check_folder(const char *folder, const char *label, bool with_weight
 /* ---- weights: each moved in the stored file ------------------------------------------------------------------------------------------ */
 
 /* The loss of the run's tokens with one weight moved along a direction, through a folder written for it. */
-static double loss_with(pb_model *model, const int32_t *ids, size_t n, size_t which, const pb_tensor *direction, float step) {
+static double loss_with(pb_model *model, const int32_t *ids, size_t n, size_t which, const pb_tensor *direction,
+                        float step) {
     pb_context *ctx = pb_model_context(model);
     size_t count = pb_model_weight_count(model);
     pb_named_tensor *all = calloc(count, sizeof *all);
@@ -301,7 +307,8 @@ static void check_weights(pb_run *run, const char *label) {
     assert_ok(pb_grad(&r, 1, &options, NULL, NULL, &err));
     for (size_t i = 0; i < pb_model_weight_count(model); i++) {
         pb_tensor *direction = NULL;
-        assert_ok(pb_tensor_normal(ctx, pb_tensor_ndim(weights[i]), pb_tensor_shape(weights[i]), 6, i, &direction, &err));
+        assert_ok(
+            pb_tensor_normal(ctx, pb_tensor_ndim(weights[i]), pb_tensor_shape(weights[i]), 6, i, &direction, &err));
         double size = 0, d[2];
         for (int64_t j = 0; j < pb_tensor_count(weights[i]); j++)
             size += (double)pb_tensor_floats(weights[i])[j] * pb_tensor_floats(weights[i])[j];
@@ -313,8 +320,8 @@ static void check_weights(pb_run *run, const char *label) {
         }
         double expected = (4 * d[1] - d[0]) / 3, got = dot(weights[i], direction);
         if (!(fabs(got - expected) <= 1e-2 * sqrt(size) + 1e-3))
-            fail_msg("%s, weight %s: the gradient says %.6g, finite differences %.6g (size %.3g)", label, pb_model_weight_name(model, i), got,
-                     expected, sqrt(size));
+            fail_msg("%s, weight %s: the gradient says %.6g, finite differences %.6g (size %.3g)", label,
+                     pb_model_weight_name(model, i), got, expected, sqrt(size));
         pb_tensor_unref(direction);
     }
     drop_weights(model, weights);
@@ -333,13 +340,25 @@ static void grad__finite_differences__llama(void **state) {
 
 static void grad__finite_differences__every_family(void **state) {
     (void)state;
-    static const char *const cases[] = {"bloom", "cohere", "cohere-qknorm", "falcon", "falcon-alibi", "falcon-new", "gemma", "gemma2", "gemma3",
-                                        "gpt_neo", "gpt_neox", "gptj", "granite", "mistral", "mixtral", "olmo", "olmo2", "opt", "opt-postnorm",
-                                        "phi", "phi3", "qwen2", "qwen3", "smollm3", "stablelm", "stablelm-parallel", "starcoder2"};
+    static const char *const cases[] = {"bloom",         "cohere",
+                                        "cohere-qknorm", "falcon",
+                                        "falcon-alibi",  "falcon-new",
+                                        "gemma",         "gemma2",
+                                        "gemma3",        "gpt_neo",
+                                        "gpt_neox",      "gptj",
+                                        "granite",       "mistral",
+                                        "mixtral",       "olmo",
+                                        "olmo2",         "opt",
+                                        "opt-postnorm",  "phi",
+                                        "phi3",          "qwen2",
+                                        "qwen3",         "smollm3",
+                                        "stablelm",      "stablelm-parallel",
+                                        "starcoder2"};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char name[64];
         snprintf(name, sizeof name, "golden/models/%s", cases[i]);
-        bool weights = strcmp(cases[i], "gemma3") == 0 || strcmp(cases[i], "mixtral") == 0 || strcmp(cases[i], "gpt_neox") == 0;
+        bool weights =
+            strcmp(cases[i], "gemma3") == 0 || strcmp(cases[i], "mixtral") == 0 || strcmp(cases[i], "gpt_neox") == 0;
         check_folder(test_shared(name), cases[i], weights);
     }
 }
@@ -357,15 +376,52 @@ static void patched(bool llama) {
     assert_ok(pb_run_create(model, ids, 7, &run, &err));
     assert_ok(pb_run_create(model, other, 7, &source, &err));
     const pb_patch patches[] = {
-        {.site = {PB_SITE_Z, 0}, .pos = {true, 1, &row}, .head = {true, 1, &head}, .op = PB_PATCH_SET, .value = PB_VALUE_RUN, .run = source},
-        {.site = {PB_SITE_ATTN_SCORES, 1}, .dest = {true, 1, &last}, .src = {true, 2, src}, .op = PB_PATCH_SET, .value = PB_VALUE_NUMBER, .number = -INFINITY},
-        {.site = {PB_SITE_PATTERN, 1}, .dest = {true, 1, &row}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = 0.5},
-        {.site = {PB_SITE_MLP_POST, 0}, .pos = {true, 1, &row}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = 2},
-        {.site = {PB_SITE_Q_INPUT, 1}, .pos = {true, 1, &last}, .head = {true, 1, &head}, .op = PB_PATCH_ADD, .value = PB_VALUE_NUMBER, .number = 0.3},
-        {.site = {PB_SITE_LN2_SCALE, 1}, .pos = {true, 1, &last}, .op = PB_PATCH_SET, .value = PB_VALUE_NUMBER, .number = 1.5},
-        {.site = {PB_SITE_RESULT, 1}, .pos = {true, 1, &last}, .head = {true, 1, &head}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = -1},
+        {.site = {PB_SITE_Z, 0},
+         .pos = {true, 1, &row},
+         .head = {true, 1, &head},
+         .op = PB_PATCH_SET,
+         .value = PB_VALUE_RUN,
+         .run = source},
+        {.site = {PB_SITE_ATTN_SCORES, 1},
+         .dest = {true, 1, &last},
+         .src = {true, 2, src},
+         .op = PB_PATCH_SET,
+         .value = PB_VALUE_NUMBER,
+         .number = -INFINITY},
+        {.site = {PB_SITE_PATTERN, 1},
+         .dest = {true, 1, &row},
+         .op = PB_PATCH_SCALE,
+         .value = PB_VALUE_NUMBER,
+         .number = 0.5},
+        {.site = {PB_SITE_MLP_POST, 0},
+         .pos = {true, 1, &row},
+         .op = PB_PATCH_SCALE,
+         .value = PB_VALUE_NUMBER,
+         .number = 2},
+        {.site = {PB_SITE_Q_INPUT, 1},
+         .pos = {true, 1, &last},
+         .head = {true, 1, &head},
+         .op = PB_PATCH_ADD,
+         .value = PB_VALUE_NUMBER,
+         .number = 0.3},
+        {.site = {PB_SITE_LN2_SCALE, 1},
+         .pos = {true, 1, &last},
+         .op = PB_PATCH_SET,
+         .value = PB_VALUE_NUMBER,
+         .number = 1.5},
+        {.site = {PB_SITE_RESULT, 1},
+         .pos = {true, 1, &last},
+         .head = {true, 1, &head},
+         .op = PB_PATCH_SCALE,
+         .value = PB_VALUE_NUMBER,
+         .number = -1},
         {.site = {PB_SITE_LN_FINAL_NORMALIZED, -1}, .op = PB_PATCH_SCALE, .value = PB_VALUE_NUMBER, .number = 1.25},
-        {.site = {PB_SITE_RESID_PRE, 1}, .pos = {true, 1, &row}, .op = PB_PATCH_ADD, .value = PB_VALUE_NOISE, .noise_std = 0.1, .noise_seed = 3},
+        {.site = {PB_SITE_RESID_PRE, 1},
+         .pos = {true, 1, &row},
+         .op = PB_PATCH_ADD,
+         .value = PB_VALUE_NOISE,
+         .noise_std = 0.1,
+         .noise_seed = 3},
     };
     pb_run *held = NULL;
     assert_ok(pb_run_patched(run, patches, sizeof patches / sizeof *patches, &held, &err));
@@ -415,8 +471,17 @@ static void run_create_patched__equals_patched_run(void **state) {
     int32_t ids[7], dest[3] = {4, 5, 6}, src[2] = {1, 2};
     test_tokens(shape.vocab, 1, ids, 7);
     const pb_patch patches[] = {
-        {.site = {PB_SITE_ATTN_SCORES, 0}, .dest = {true, 3, dest}, .src = {true, 2, src}, .op = PB_PATCH_SET, .value = PB_VALUE_NUMBER, .number = -INFINITY},
-        {.site = {PB_SITE_MLP_OUT, 1}, .op = PB_PATCH_SCALE, .value = PB_VALUE_DROPOUT, .noise_std = 0.25, .noise_seed = 4},
+        {.site = {PB_SITE_ATTN_SCORES, 0},
+         .dest = {true, 3, dest},
+         .src = {true, 2, src},
+         .op = PB_PATCH_SET,
+         .value = PB_VALUE_NUMBER,
+         .number = -INFINITY},
+        {.site = {PB_SITE_MLP_OUT, 1},
+         .op = PB_PATCH_SCALE,
+         .value = PB_VALUE_DROPOUT,
+         .noise_std = 0.25,
+         .noise_seed = 4},
     };
     const int32_t *sequences[2] = {ids, ids};
     const pb_patch *held[2] = {patches, NULL};
@@ -497,7 +562,8 @@ static void grad__of_a_ragged_batch__is_that_of_each(void **state) {
     pb_context_unref(ctx);
 }
 
-static pb_status nothing(void *user, const pb_patch *p, const pb_run *b, size_t v, pb_tensor *act, pb_tensor **out, pb_error *e) {
+static pb_status nothing(void *user, const pb_patch *p, const pb_run *b, size_t v, pb_tensor *act, pb_tensor **out,
+                         pb_error *e) {
     (void)user;
     (void)p;
     (void)b;
@@ -542,7 +608,8 @@ typedef struct story {
 static pb_status all_sites(pb_context *ctx, void *user, pb_error *e) {
     story *s = user;
     (void)ctx;
-    pb_site sites[] = {{PB_SITE_PATTERN, 0}, {PB_SITE_Q_INPUT, 1}, {PB_SITE_LN1_SCALE, 0}, {PB_SITE_RESULT, 1}, {PB_SITE_LOGITS, -1}};
+    pb_site sites[] = {
+        {PB_SITE_PATTERN, 0}, {PB_SITE_Q_INPUT, 1}, {PB_SITE_LN1_SCALE, 0}, {PB_SITE_RESULT, 1}, {PB_SITE_LOGITS, -1}};
     pb_tensor *grads[5] = {NULL}, **where = grads;
     pb_grad_request r = {s->run, s->metric, 1, sites, 5};
     pb_grad_options o = {.weights = s->weights};
@@ -572,12 +639,18 @@ static void grad__under_allocation_failure(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(grad__of_sites__as_pytorch__gpt2),       cmocka_unit_test(grad__of_sites__as_pytorch__llama),
-        cmocka_unit_test(grad__of_weights__as_pytorch__gpt2),     cmocka_unit_test(grad__finite_differences__gpt2),
-        cmocka_unit_test(grad__finite_differences__llama),        cmocka_unit_test(grad__finite_differences__every_family),
-        cmocka_unit_test(grad__under_patches__gpt2),              cmocka_unit_test(grad__under_patches__llama),
-        cmocka_unit_test(grad__of_a_ragged_batch__is_that_of_each), cmocka_unit_test(grad__what_has_no_derivative__is_refused),
-        cmocka_unit_test(grad__under_allocation_failure),         cmocka_unit_test(run_create_patched__equals_patched_run),
+        cmocka_unit_test(grad__of_sites__as_pytorch__gpt2),
+        cmocka_unit_test(grad__of_sites__as_pytorch__llama),
+        cmocka_unit_test(grad__of_weights__as_pytorch__gpt2),
+        cmocka_unit_test(grad__finite_differences__gpt2),
+        cmocka_unit_test(grad__finite_differences__llama),
+        cmocka_unit_test(grad__finite_differences__every_family),
+        cmocka_unit_test(grad__under_patches__gpt2),
+        cmocka_unit_test(grad__under_patches__llama),
+        cmocka_unit_test(grad__of_a_ragged_batch__is_that_of_each),
+        cmocka_unit_test(grad__what_has_no_derivative__is_refused),
+        cmocka_unit_test(grad__under_allocation_failure),
+        cmocka_unit_test(run_create_patched__equals_patched_run),
     };
     return cmocka_run_group_tests_name("grad", tests, NULL, NULL);
 }

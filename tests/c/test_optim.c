@@ -11,7 +11,8 @@ static void adamw__three_steps__follow_the_formula(void **state) {
     (void)state;
     pb_context *ctx = test_context();
     int64_t n = 5;
-    const float start[5] = {1, -2, 0.5f, 0, 3}, grads[3][5] = {{0.1f, -0.2f, 0, 1, -3}, {0.5f, 0.1f, 0.2f, -1, 2}, {0, 0, 0, 0, 1e-3f}};
+    const float start[5] = {1, -2, 0.5f, 0, 3},
+                grads[3][5] = {{0.1f, -0.2f, 0, 1, -3}, {0.5f, 0.1f, 0.2f, -1, 2}, {0, 0, 0, 0, 1e-3f}};
     pb_tensor *w = NULL, *m = NULL, *v = NULL;
     assert_ok(pb_tensor_from_floats(ctx, 1, &n, start, &w, &err));
     assert_ok(pb_tensor_zeros(ctx, PB_F32, 1, &n, &m, &err));
@@ -20,7 +21,8 @@ static void adamw__three_steps__follow_the_formula(void **state) {
     for (int i = 0; i < 5; i++)
         dw[i] = start[i];
     for (int step = 1; step <= 3; step++) {
-        pb_adamw o = {.rate = 0.1, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.05, .grad_scale = 0.5, .step = step};
+        pb_adamw o = {
+            .rate = 0.1, .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-8, .decay = 0.05, .grad_scale = 0.5, .step = step};
         pb_tensor *g = NULL;
         assert_ok(pb_tensor_from_floats(ctx, 1, &n, grads[step - 1], &g, &err));
         assert_ok(pb_adamw_step(&o, w, g, m, v, &err));
