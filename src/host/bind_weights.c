@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/file.h"
 #include "host/objects.h"
 #include "host/private.h"
 #include "model/export.h"
@@ -128,17 +129,15 @@ int pb_model_save(lua_State *L) {
         pb_check_fields(L, 3, fields, 0);
         dtype = types[pb_field_word(L, 3, "dtype", words, 3)];
     }
-    lua_settop(L, 3);
-    const char *path = NULL;
     for (size_t i = 0; PB_EXPORT_FILES[i]; i++) { /* each may be written there */
         lua_settop(L, 3);
-        lua_pushfstring(L, "%s/%s", folder, PB_EXPORT_FILES[i]); /* 4 */
-        path = pb_host_output_path(L, lua_tostring(L, 4));
+        lua_pushfstring(L, "%s/%s", folder, PB_EXPORT_FILES[i]);
+        pb_host_output_path(L, lua_tostring(L, 4));
     }
-    const char *end = strrchr(path, '/');
-    lua_pushlstring(L, path, (size_t)(end - path));
+    const char *last = lua_tostring(L, -1); /* config.json's path */
+    lua_pushlstring(L, last, strlen(last) - strlen(pb_path_name(last)));
     PB_LUA(L, pb_model_export(model, lua_tostring(L, -1), dtype, pb_lua_error(L)));
-    pb_host_wrote(L, path);
+    pb_host_wrote(L, last);
     return 0;
 }
 
