@@ -34,6 +34,7 @@ only_in '(cblas|lapacke|openblas_config|lapack)' 'src/tensor/' 'only src/tensor 
 only_in 'png\.h' 'src/figure/png\.c:' 'only src/figure/png.c includes png.h'
 only_in '(cairo|pango)' 'src/figure/' 'only src/figure draws'
 only_in '(lua|lauxlib|lualib)\.h' 'src/(host/|main\.c:)' 'only src/host includes Lua'
+only_in 'curl/' 'src/base/http\.c' 'only src/base/http.c includes curl'
 only_in 'openssl/' 'src/base/' 'only src/base includes OpenSSL'
 only_in 'jansson' 'src/(base|model)/' 'only src/base and src/model include jansson'
 only_in 'pcre2' 'src/model/' 'only src/model includes regular expressions'

@@ -52,10 +52,11 @@ pb_status pb_hub_find(pb_hub *hub, const char *id, char **folder, pb_error *err)
 
 typedef struct pb_hub_report {
     char commit[65];
-    size_t files;        /* that a load needs */
-    size_t downloaded;   /* of these, now; the others were there */
-    uint64_t bytes;      /* that all of them have together */
-    uint64_t transferred; /* bytes that came now: less than the sizes of what was downloaded if a download was resumed */
+    size_t files;      /* that a load needs */
+    size_t downloaded; /* of these, now; the others were there */
+    uint64_t bytes;    /* that all of them have together */
+    uint64_t
+        transferred; /* bytes that came now: less than the sizes of what was downloaded if a download was resumed */
 } pb_hub_report;
 
 /* Download what a load needs, as far as it is not there: config.json, tokenizer.json, tokenizer_config.json, and

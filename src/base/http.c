@@ -257,8 +257,8 @@ static pb_status fail_transfer(pb_http *http, CURLcode code, const char *url, co
     case CURLE_COULDNT_RESOLVE_HOST:
     case CURLE_COULDNT_RESOLVE_PROXY:
         r->unreachable = true;
-        return pb_fail(http->err, PB_ERR_IO, "cannot reach %s: no machine of that name is known here (is there a network?)",
-                       shown);
+        return pb_fail(http->err, PB_ERR_IO,
+                       "cannot reach %s: no machine of that name is known here (is there a network?)", shown);
     case CURLE_COULDNT_CONNECT:
         r->transient = r->unreachable = true;
         return pb_fail(http->err, PB_ERR_IO, "cannot reach %s: %s", shown, detail);
@@ -276,8 +276,8 @@ static pb_status fail_transfer(pb_http *http, CURLcode code, const char *url, co
     case CURLE_PEER_FAILED_VERIFICATION:
     case CURLE_SSL_CACERT_BADFILE:
     case CURLE_SSL_CONNECT_ERROR:
-        return pb_fail(http->err, PB_ERR_IO, "%s: no secure connection: %s (SSL_CERT_FILE names the certificates to trust)",
-                       shown, detail);
+        return pb_fail(http->err, PB_ERR_IO,
+                       "%s: no secure connection: %s (SSL_CERT_FILE names the certificates to trust)", shown, detail);
     default:
         return pb_fail(http->err, PB_ERR_IO, "cannot get %s: %s", shown, detail);
     }
@@ -508,8 +508,9 @@ pb_status pb_http_file(pb_http *http, const char *url, const char *path, int64_t
     if (status == PB_OK) {
         f.have = (uint64_t)info.st_size;
         if (size >= 0 && f.have > (uint64_t)size)
-            status = pb_fail(err, PB_ERR_FORMAT, "'%s' has %llu bytes already, more than the %lld that the whole file has",
-                             path, (unsigned long long)f.have, (long long)size);
+            status =
+                pb_fail(err, PB_ERR_FORMAT, "'%s' has %llu bytes already, more than the %lld that the whole file has",
+                        path, (unsigned long long)f.have, (long long)size);
     }
     body_sink sink = {begin_file, add_file, &f, false};
     if (status == PB_OK)

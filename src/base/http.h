@@ -23,17 +23,17 @@ enum { PB_HTTP_VALUE = 256, PB_HTTP_MESSAGE = 512, PB_HTTP_REDIRECTS = 10 };
 
 /* What came back. Header values are "" or -1 where absent or malformed; control characters and the token are taken out. */
 typedef struct pb_http_reply {
-    int code;                    /* of the last reply: 200, 206, 404...; 0: none came */
-    int64_t length;              /* Content-Length of the last reply */
-    int64_t range_start;         /* of Content-Range: bytes START-END/TOTAL */
-    int64_t retry_after;         /* seconds */
-    char etag[PB_HTTP_VALUE];    /* of the last reply that came from the first URL's origin, without quotes and W/ */
+    int code;                 /* of the last reply: 200, 206, 404...; 0: none came */
+    int64_t length;           /* Content-Length of the last reply */
+    int64_t range_start;      /* of Content-Range: bytes START-END/TOTAL */
+    int64_t retry_after;      /* seconds */
+    char etag[PB_HTTP_VALUE]; /* of the last reply that came from the first URL's origin, without quotes and W/ */
     char linked_etag[PB_HTTP_VALUE]; /* X-Linked-Etag and the like: of the first reply that has one */
     int64_t linked_size;
-    char commit[PB_HTTP_VALUE];        /* X-Repo-Commit */
-    char error_code[PB_HTTP_VALUE];    /* X-Error-Code */
-    char error_text[PB_HTTP_MESSAGE];  /* X-Error-Message */
-    bool transient; /* the failure is one of the way (connection cut, nothing came): trying again may help */
+    char commit[PB_HTTP_VALUE];       /* X-Repo-Commit */
+    char error_code[PB_HTTP_VALUE];   /* X-Error-Code */
+    char error_text[PB_HTTP_MESSAGE]; /* X-Error-Message */
+    bool transient;   /* the failure is one of the way (connection cut, nothing came): trying again may help */
     bool unreachable; /* no connection was made at all */
 } pb_http_reply;
 

@@ -166,7 +166,8 @@ const char *pb_host_find_model(lua_State *L, const char *name) {
         lua_rawgeti(L, top + 1, i);
         found = push_if_model(L, lua_tostring(L, -1), name);
     }
-    found = found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, ".", name) || push_from_hub(L, name);
+    found =
+        found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, ".", name) || push_from_hub(L, name);
     if (!found) {
         const char *said = lua_tostring(L, -1);
         const char *looked = "";

@@ -10,9 +10,7 @@
 
 /* ---- names ------------------------------------------------------------------------------------------------------- */
 
-static bool is_letter(char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-}
+static bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9'); }
 
 bool pb_hub_is_hex(const char *text, size_t least, size_t most) {
     size_t n = strspn(text, "0123456789abcdef");
@@ -70,8 +68,10 @@ pb_status pb_hub_parse(const char *id, pb_hub_name *out, pb_error *err) {
     if (!wrong && at)
         wrong = wrong_with_revision(at + 1);
     if (wrong)
-        return pb_fail(err, PB_ERR_ARGUMENT, "'%.300s' is no name of a model on the hub: it %s (expected org/name or "
-                       "org/name@revision)", id, wrong);
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "'%.300s' is no name of a model on the hub: it %s (expected org/name or "
+                       "org/name@revision)",
+                       id, wrong);
     *out = (pb_hub_name){.given = at != NULL};
     snprintf(out->repo, sizeof out->repo, "%.*s", (int)length, id);
     snprintf(out->revision, sizeof out->revision, "%s", at ? at + 1 : "main");
@@ -132,7 +132,8 @@ static pb_status home_path(pb_context *ctx, const char *below, char **out, pb_er
     snprintf(tail, sizeof tail, "%s%s", home ? "" : xdg ? "/huggingface" : "/.cache/huggingface", below);
     const char *base = home ? home : xdg ? xdg : setting("HOME");
     if (!base)
-        return pb_fail(err, PB_ERR_ARGUMENT, "there is no place for the hub's cache: none of HF_HUB_CACHE, HF_HOME and "
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "there is no place for the hub's cache: none of HF_HUB_CACHE, HF_HOME and "
                        "HOME is set");
     *out = expand(ctx, base, tail);
     return *out ? PB_OK : pb_fail_memory(err, ctx, strlen(base) + sizeof tail, "the path of the hub's cache");
@@ -157,7 +158,8 @@ static pb_status find_endpoint(pb_hub *hub, const pb_hub_options *o, pb_error *e
     if (!endpoint)
         endpoint = "https://huggingface.co";
     if (!pb_http_is_url(endpoint) || strpbrk(endpoint, "?# "))
-        return pb_fail(err, PB_ERR_ARGUMENT, "the hub's address is not usable: HF_ENDPOINT should be like "
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "the hub's address is not usable: HF_ENDPOINT should be like "
                        "https://huggingface.co, without a user name, '?' or '#'");
     hub->endpoint = pb_strdup(hub->ctx, endpoint);
     if (!hub->endpoint)

@@ -25,7 +25,8 @@ pb_status pb_hub_each_shard(const pb_hub *hub, const char *path, pb_hub_shard_fn
     json_object_foreach((json_t *)(uintptr_t)map, tensor, value) {
         const char *name = json_string_value(value);
         if (!name || !pb_hub_is_file_name(name)) {
-            status = pb_fail(err, PB_ERR_FORMAT, "%s: weight_map gives tensor '%.200s' no plain file name", path, tensor);
+            status =
+                pb_fail(err, PB_ERR_FORMAT, "%s: weight_map gives tensor '%.200s' no plain file name", path, tensor);
             goto done;
         }
         if (json_object_get(seen, name))
@@ -128,8 +129,10 @@ static pb_status read_ref(const pb_hub *hub, const pb_hub_name *name, char commi
         if (pb_hub_is_hex(text, 40, 64))
             snprintf(commit, 65, "%s", text);
         else
-            status = pb_fail(err, PB_ERR_FORMAT, "'%s' should have a commit of 40 hexadecimal digits, but has '%.80s'; "
-                             "remove it, and run: patchbay get %s", path, text, name->repo);
+            status = pb_fail(err, PB_ERR_FORMAT,
+                             "'%s' should have a commit of 40 hexadecimal digits, but has '%.80s'; "
+                             "remove it, and run: patchbay get %s",
+                             path, text, name->repo);
     }
     pb_free(text);
     pb_free(path);
@@ -146,11 +149,14 @@ static pb_status find_prefix(const pb_hub *hub, const pb_hub_name *name, char co
     pb_status status = PB_OK;
     DIR *dir = opendir(path);
     for (struct dirent *entry; dir && status == PB_OK && (entry = readdir(dir));) {
-        if (strncmp(entry->d_name, name->revision, strlen(name->revision)) != 0 || !pb_hub_is_hex(entry->d_name, 40, 64))
+        if (strncmp(entry->d_name, name->revision, strlen(name->revision)) != 0 ||
+            !pb_hub_is_hex(entry->d_name, 40, 64))
             continue;
         if (commit[0])
-            status = pb_fail(err, PB_ERR_ARGUMENT, "'%s@%s' is the beginning of several commits in the cache: %.12s and "
-                             "%.12s; write more of it", name->repo, name->revision, commit, entry->d_name);
+            status = pb_fail(err, PB_ERR_ARGUMENT,
+                             "'%s@%s' is the beginning of several commits in the cache: %.12s and "
+                             "%.12s; write more of it",
+                             name->repo, name->revision, commit, entry->d_name);
         else
             snprintf(commit, 65, "%.64s", entry->d_name);
     }
@@ -191,8 +197,10 @@ static pb_status fail_revision(const pb_hub *hub, const pb_hub_name *name, pb_er
         list_names(&b, refs, 100);
         pb_strbuf_add(&b, "; commits: ");
         list_names(&b, snapshots, 12);
-        status = pb_fail(err, PB_ERR_IO, "'%s' is in the hub's cache (%s), but not its revision '%s' (%s). To download it: "
-                         "patchbay get %s%s%s", name->repo, hub->cache, name->revision, b.text ? b.text : "", name->repo,
+        status = pb_fail(err, PB_ERR_IO,
+                         "'%s' is in the hub's cache (%s), but not its revision '%s' (%s). To download it: "
+                         "patchbay get %s%s%s",
+                         name->repo, hub->cache, name->revision, b.text ? b.text : "", name->repo,
                          name->given ? "@" : "", name->given ? name->revision : "");
     }
     pb_strbuf_free(&b);
@@ -234,9 +242,9 @@ static pb_status fail_absent(const pb_hub *hub, const pb_hub_name *name, pb_erro
     if (best[0])
         snprintf(near, sizeof near, "; did you mean '%s'?", best);
     pb_status status =
-        pb_fail(err, PB_ERR_IO, "'%s' is not in the hub's cache (%s%s%s)%s To download it: patchbay get %s%s%s", name->repo,
-                hub->cache, dir ? "/" : ", which does not exist", dir ? name->folder : "", best[0] ? near : ".", name->repo,
-                name->given ? "@" : "", name->given ? name->revision : "");
+        pb_fail(err, PB_ERR_IO, "'%s' is not in the hub's cache (%s%s%s)%s To download it: patchbay get %s%s%s",
+                name->repo, hub->cache, dir ? "/" : ", which does not exist", dir ? name->folder : "",
+                best[0] ? near : ".", name->repo, name->given ? "@" : "", name->given ? name->revision : "");
     if (dir)
         closedir(dir);
     return status;
@@ -272,8 +280,10 @@ pb_status pb_hub_find(pb_hub *hub, const char *id, char **folder, pb_error *err)
     if (status == PB_OK)
         status = pb_hub_missing(hub, snapshot, missing, err);
     if (status == PB_OK && missing[0])
-        status = pb_fail(err, PB_ERR_IO, "'%s' is in the hub's cache, but not whole: '%s' has no %s. To download what is "
-                         "missing: patchbay get %s", id, snapshot, missing, id);
+        status = pb_fail(err, PB_ERR_IO,
+                         "'%s' is in the hub's cache, but not whole: '%s' has no %s. To download what is "
+                         "missing: patchbay get %s",
+                         id, snapshot, missing, id);
     if (status != PB_OK)
         goto done;
     *folder = snapshot;

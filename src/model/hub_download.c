@@ -68,8 +68,10 @@ static pb_status take_lock(pb_hub *hub, const char *path, const char *incomplete
             pb_context_warn(hub->ctx, "%s is being downloaded by another process; waiting for it", name);
         told = true;
         if (idle > hub->stall_seconds)
-            status = pb_fail(err, PB_ERR_IO, "another process downloads %s, but gained nothing in %d seconds; end it, or "
-                             "wait for it and try again (it holds the lock '%s')", name, hub->stall_seconds, path);
+            status = pb_fail(err, PB_ERR_IO,
+                             "another process downloads %s, but gained nothing in %d seconds; end it, or "
+                             "wait for it and try again (it holds the lock '%s')",
+                             name, hub->stall_seconds, path);
         else
             status = sleep_for(hub->ctx, 0.1, err);
         if (status != PB_OK)
@@ -187,9 +189,10 @@ static pb_status check_contents(const pb_hub *hub, const pb_hub_file *file, cons
         PB_TRY(status);
     }
     if (kind && strcmp(text, file->etag) != 0)
-        return pb_fail(err, PB_ERR_FORMAT, "%s is damaged: its %s should be %s, but what came has %s. It was removed; try "
-                       "again (if that does not help, the server or a proxy on the way changes it)", file->name, kind,
-                       file->etag, text);
+        return pb_fail(err, PB_ERR_FORMAT,
+                       "%s is damaged: its %s should be %s, but what came has %s. It was removed; try "
+                       "again (if that does not help, the server or a proxy on the way changes it)",
+                       file->name, kind, file->etag, text);
     return PB_OK;
 }
 

@@ -88,8 +88,10 @@ static pb_status check_space(const pb_hub *hub, const pb_hub_plan *plan, pb_erro
         return PB_OK; /* it does not say: writing will */
     double room = (double)disk.f_bavail * (double)disk.f_frsize;
     if ((double)needed > room)
-        return pb_fail(err, PB_ERR_IO, "'%s' needs %.1f GB more on the disk of '%s', which has %.1f GB left (HF_HUB_CACHE or "
-                       "HF_HOME names another place)", plan->name.repo, (double)needed / 1e9, hub->cache, room / 1e9);
+        return pb_fail(err, PB_ERR_IO,
+                       "'%s' needs %.1f GB more on the disk of '%s', which has %.1f GB left (HF_HUB_CACHE or "
+                       "HF_HOME names another place)",
+                       plan->name.repo, (double)needed / 1e9, hub->cache, room / 1e9);
     return PB_OK;
 }
 
@@ -167,7 +169,8 @@ pb_status pb_hub_get(pb_hub *hub, const char *id, pb_hub_report *report, char **
     *r = (pb_hub_report){0};
     if (hub->offline) {
         pb_status status = pb_hub_find(hub, id, folder, err);
-        return status == PB_OK ? PB_OK : pb_error_prefix(err, status, "HF_HUB_OFFLINE is set, so nothing is downloaded: ");
+        return status == PB_OK ? PB_OK
+                               : pb_error_prefix(err, status, "HF_HUB_OFFLINE is set, so nothing is downloaded: ");
     }
     pb_status status = get_online(hub, &plan, r, folder, err);
     pb_free(plan.files);

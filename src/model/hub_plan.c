@@ -22,7 +22,9 @@ static void add_encoded(pb_strbuf *b, const char *text, const char *keep) {
     }
 }
 
-static pb_status take_url(pb_strbuf *b, char **out, pb_error *err) { return pb_strbuf_take(b, out, NULL, "a URL", err); }
+static pb_status take_url(pb_strbuf *b, char **out, pb_error *err) {
+    return pb_strbuf_take(b, out, NULL, "a URL", err);
+}
 
 pb_status pb_hub_file_url(const pb_hub *hub, const pb_hub_plan *plan, const pb_hub_file *file, char **out,
                           pb_error *err) {
@@ -120,8 +122,11 @@ static void suggest_revision(pb_hub *hub, const pb_hub_name *name, pb_strbuf *ou
     if (best)
         pb_strbuf_printf(out, "; did you mean '%s@%s'?", name->repo, best);
     for (size_t i = 0; i < n && i < SHOWN; i++)
-        pb_strbuf_printf(out, "%s%s%s", i ? ", " : best ? " There are: " : "; there are: ", names[i],
-                         i + 1 == SHOWN && n > SHOWN ? ", ..." : "");
+        pb_strbuf_printf(out, "%s%s%s",
+                         i      ? ", "
+                         : best ? " There are: "
+                                : "; there are: ",
+                         names[i], i + 1 == SHOWN && n > SHOWN ? ", ..." : "");
 done:
     json_decref(refs);
     pb_free(url);
@@ -137,13 +142,17 @@ static pb_status fail_access(const pb_hub *hub, const pb_hub_name *name, const p
         return pb_fail(err, PB_ERR_IO, "'%s' is behind a licence (%d): accept it at %s/%s%s%s", name->repo, r->code,
                        hub->endpoint, name->repo,
                        sent ? " with the account that the token belongs to."
-                            : ", and set HF_TOKEN to a token of the account that did.", said);
+                            : ", and set HF_TOKEN to a token of the account that did.",
+                       said);
     if (sent)
-        return pb_fail(err, PB_ERR_IO, "the hub refuses '%s' (%d) to the token of %s: the token is wrong or old, or may not "
-                       "read it, or there is no such model%s%s", name->repo, r->code, hub->token_source, near, said);
-    return pb_fail(err, PB_ERR_IO, "the hub refuses '%s' (%d): there is no such model, or it is private; for a private one "
-                   "set HF_TOKEN to a token that may read it (%s/settings/tokens)%s%s", name->repo, r->code, hub->endpoint,
-                   near, said);
+        return pb_fail(err, PB_ERR_IO,
+                       "the hub refuses '%s' (%d) to the token of %s: the token is wrong or old, or may not "
+                       "read it, or there is no such model%s%s",
+                       name->repo, r->code, hub->token_source, near, said);
+    return pb_fail(err, PB_ERR_IO,
+                   "the hub refuses '%s' (%d): there is no such model, or it is private; for a private one "
+                   "set HF_TOKEN to a token that may read it (%s/settings/tokens)%s%s",
+                   name->repo, r->code, hub->endpoint, near, said);
 }
 
 pb_status pb_hub_refused(pb_hub *hub, const pb_hub_name *name, const char *file, const pb_http_reply *reply,
@@ -169,13 +178,14 @@ pb_status pb_hub_refused(pb_hub *hub, const pb_hub_name *name, const char *file,
     else if (r.code == 404 && no_revision)
         status = pb_fail(err, PB_ERR_IO, "'%s' has no revision '%s' on the hub%s", name->repo, name->revision, text);
     else if (r.code == 404 && file)
-        status = pb_fail(err, PB_ERR_IO, "'%s' lists the file %s, but the hub does not have it (404)%s", name->repo, file,
-                         said);
+        status = pb_fail(err, PB_ERR_IO, "'%s' lists the file %s, but the hub does not have it (404)%s", name->repo,
+                         file, said);
     else if (r.code == 404)
         status = pb_fail(err, PB_ERR_IO, "no model '%s' on the hub %s (404)%s", name->repo, hub->endpoint, text);
     else if (r.code == 429)
-        status = pb_fail(err, PB_ERR_IO, "the hub %s asks to wait (429): too many requests; try again in a few minutes%s",
-                         hub->endpoint, said);
+        status =
+            pb_fail(err, PB_ERR_IO, "the hub %s asks to wait (429): too many requests; try again in a few minutes%s",
+                    hub->endpoint, said);
     else
         status = pb_fail(err, PB_ERR_IO, "the hub %s answers %d to the request for '%s'%s%s%s", hub->endpoint, r.code,
                          name->repo, file ? ", file " : "", file ? file : "", said);
@@ -236,8 +246,10 @@ static pb_status choose_files(pb_hub_plan *plan, const json_t *siblings, pb_erro
         if (lists(siblings, wanted[i]))
             PB_TRY(pb_hub_plan_add(plan, wanted[i], err));
         else if (i == 0)
-            return pb_fail(err, PB_ERR_UNSUPPORTED, "'%s' has no config.json on the hub: it is no model that transformers "
-                           "would load (is it one in another format, or an adapter of another model?)", plan->name.repo);
+            return pb_fail(err, PB_ERR_UNSUPPORTED,
+                           "'%s' has no config.json on the hub: it is no model that transformers "
+                           "would load (is it one in another format, or an adapter of another model?)",
+                           plan->name.repo);
     for (size_t i = 0; i < 4; i++) {
         if (!lists(siblings, weights[i]))
             continue;
@@ -246,9 +258,10 @@ static pb_status choose_files(pb_hub_plan *plan, const json_t *siblings, pb_erro
         return pb_hub_plan_add(plan, weights[i], err);
     }
     const char *other = foreign_weights(siblings);
-    return pb_fail(err, PB_ERR_UNSUPPORTED, "'%s' has no weights that Patchbay reads: neither model.safetensors nor "
-                   "pytorch_model.bin, nor an index of either%s%.200s%s", plan->name.repo, other ? " (it has " : "",
-                   other ? other : "", other ? ")" : "");
+    return pb_fail(err, PB_ERR_UNSUPPORTED,
+                   "'%s' has no weights that Patchbay reads: neither model.safetensors nor "
+                   "pytorch_model.bin, nor an index of either%s%.200s%s",
+                   plan->name.repo, other ? " (it has " : "", other ? other : "", other ? ")" : "");
 }
 
 pb_status pb_hub_plan_make(pb_hub *hub, pb_hub_plan *plan, pb_error *err) {
@@ -305,12 +318,13 @@ pb_status pb_hub_plan_look(pb_hub *hub, const pb_hub_plan *plan, pb_hub_file *fi
     if (r.code != 200 && (r.code < 300 || r.code > 399))
         return pb_hub_refused(hub, &plan->name, file->name, &r, err);
     if (r.commit[0] && strcmp(r.commit, plan->commit) != 0)
-        return pb_fail(err, PB_ERR_FORMAT, "the hub was asked for commit %.12s of '%s' and answers with %.12s", plan->commit,
-                       plan->name.repo, r.commit);
+        return pb_fail(err, PB_ERR_FORMAT, "the hub was asked for commit %.12s of '%s' and answers with %.12s",
+                       plan->commit, plan->name.repo, r.commit);
     const char *etag = r.linked_etag[0] ? r.linked_etag : r.etag;
     if (!pb_hub_is_file_name(etag) || strlen(etag) >= PB_HUB_ETAG)
-        return pb_fail(err, PB_ERR_FORMAT, "the hub gives %s of '%s' no usable etag ('%.60s'), so it has no name in the cache",
-                       file->name, plan->name.repo, etag);
+        return pb_fail(err, PB_ERR_FORMAT,
+                       "the hub gives %s of '%s' no usable etag ('%.60s'), so it has no name in the cache", file->name,
+                       plan->name.repo, etag);
     snprintf(file->etag, sizeof file->etag, "%.131s", etag);
     file->size = r.linked_size >= 0 ? r.linked_size : r.code == 200 ? r.length : -1;
     return PB_OK;

@@ -22,7 +22,7 @@ enum {
     PB_HUB_REVISION = 256,
     PB_HUB_ETAG = 132,
     PB_HUB_NAME = 256,
-    PB_HUB_FILES = 4200, /* most files that a load needs */
+    PB_HUB_FILES = 4200,    /* most files that a load needs */
     PB_HUB_INDEX = 64 << 20 /* largest index of shards, bytes */
 };
 
@@ -74,9 +74,11 @@ pb_status pb_hub_plan_add(pb_hub_plan *plan, const char *name, pb_error *err);
 /* Etag and size of a file, by a HEAD request. */
 pb_status pb_hub_plan_look(pb_hub *hub, const pb_hub_plan *plan, pb_hub_file *file, pb_error *err);
 /* URL of a file's contents in a new block. */
-pb_status pb_hub_file_url(const pb_hub *hub, const pb_hub_plan *plan, const pb_hub_file *file, char **out, pb_error *err);
+pb_status pb_hub_file_url(const pb_hub *hub, const pb_hub_plan *plan, const pb_hub_file *file, char **out,
+                          pb_error *err);
 /* The message for a reply that is not what was asked for; file may be NULL. Asks for near names after a 404. */
-pb_status pb_hub_refused(pb_hub *hub, const pb_hub_name *name, const char *file, const pb_http_reply *reply, pb_error *err);
+pb_status pb_hub_refused(pb_hub *hub, const pb_hub_name *name, const char *file, const pb_http_reply *reply,
+                         pb_error *err);
 
 /* ---- hub_download.c ---------------------------------------------------------------------------------------------- */
 

@@ -21,7 +21,7 @@
 #define COMMIT_A "aaaa1111aaaa1111aaaa1111aaaa1111aaaa1111"
 #define COMMIT_B "bbbb2222bbbb2222bbbb2222bbbb2222bbbb2222"
 #define COMMIT_C "aaaa3333cccc3333cccc3333cccc3333cccc3333"
-#define TOKEN "hf_abcDEF0123456789secret"
+#define TOKEN    "hf_abcDEF0123456789secret"
 
 /* ---- what the hub has ------------------------------------------------------------------------------------------------ */
 
@@ -32,7 +32,8 @@ static const char tokenizer[] = "{\"version\": \"1.0\"}";
 static const char index_text[] = "{\"metadata\": {}, \"weight_map\": {\"a\": \"model-00001-of-00002.safetensors\", "
                                  "\"b\": \"model-00002-of-00002.safetensors\", "
                                  "\"c\": \"model-00001-of-00002.safetensors\"}}";
-#define TEXT(name, text) {name, text, sizeof(text) - 1, false}
+#define TEXT(name, text)                                                                                               \
+    { name, text, sizeof(text) - 1, false }
 
 static const hub_file files_a[] = {TEXT("README.md", "read me"),
                                    TEXT("config.json", config_a),
@@ -81,9 +82,14 @@ static void on_warning(void *user, const char *message) {
 }
 
 static int setup(void **state) {
-    static const char *const variables[] = {"HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "HF_TOKEN", "HF_TOKEN_PATH",
-                                            "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "XDG_CACHE_HOME",
-                                            "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"};
+    static const char *const variables[] = {"HF_HUB_CACHE",   "HUGGINGFACE_HUB_CACHE",
+                                            "HF_HOME",        "HF_TOKEN",
+                                            "HF_TOKEN_PATH",  "HUGGING_FACE_HUB_TOKEN",
+                                            "HF_ENDPOINT",    "HF_HUB_OFFLINE",
+                                            "XDG_CACHE_HOME", "http_proxy",
+                                            "https_proxy",    "HTTP_PROXY",
+                                            "HTTPS_PROXY",    "all_proxy",
+                                            "ALL_PROXY"};
     for (size_t i = 0; i < sizeof variables / sizeof *variables; i++)
         unsetenv(variables[i]);
     fixture *f = calloc(1, sizeof *f);
@@ -178,7 +184,8 @@ static void write_text(const char *path, const char *text) {
 
 static bool has_contents(const char *path, const void *data, size_t size) {
     pb_mapping map = {0};
-    bool same = pb_file_map(path, &map, NULL) == PB_OK && map.size == size && (size == 0 || memcmp(map.data, data, size) == 0);
+    bool same =
+        pb_file_map(path, &map, NULL) == PB_OK && map.size == size && (size == 0 || memcmp(map.data, data, size) == 0);
     pb_file_unmap(&map);
     return same;
 }
@@ -221,7 +228,11 @@ static int count_requests(const fixture *f, char kind, const char *part) {
     int count = 0;
     for (size_t i = 0; i < n && i < MOST; i++) {
         const hub_request *r = &list[i];
-        bool right = kind == 'h' ? !r->storage : kind == 's' ? r->storage : kind == 'g' ? !r->head : kind == 'a' ? r->authorised : true;
+        bool right = kind == 'h'   ? !r->storage
+                     : kind == 's' ? r->storage
+                     : kind == 'g' ? !r->head
+                     : kind == 'a' ? r->authorised
+                                   : true;
         count += right && strstr(r->path, part) != NULL;
     }
     free(list);
@@ -341,8 +352,10 @@ static void hub_get__shards__are_those_of_the_index(void **state) {
 }
 
 static void hub_get__only_bin_files__takes_them(void **state) {
-    static const hub_file files[] = {
-        TEXT("config.json", "{}"), {"pytorch_model.bin", weights, 100, true}, {"tf_model.h5", weights, 9, true}, {NULL, NULL, 0, false}};
+    static const hub_file files[] = {TEXT("config.json", "{}"),
+                                     {"pytorch_model.bin", weights, 100, true},
+                                     {"tf_model.h5", weights, 9, true},
+                                     {NULL, NULL, 0, false}};
     static const hub_revision only[] = {{"main", COMMIT_A, files}};
     fixture *f = *state;
     pb_error err = {0};
@@ -474,7 +487,8 @@ static void hub_get__no_server__says_so(void **state) {
     pb_error err = {0};
     pb_hub_options o = options_of(f);
     o.endpoint = "http://127.0.0.1:1";
-    assert_error(get_with(f, &o, "org/small", NULL, NULL, &err), PB_ERR_IO, "cannot reach http://127.0.0.1:1/api/models");
+    assert_error(get_with(f, &o, "org/small", NULL, NULL, &err), PB_ERR_IO,
+                 "cannot reach http://127.0.0.1:1/api/models");
 }
 
 static void hub_get__offline__takes_what_is_there(void **state) {
@@ -510,7 +524,8 @@ static void hub_get__cut_at_any_byte__goes_on_there(void **state) {
         write_text(in_cache(f, "x"), "");
         /* config.json whole, so that the cut meets the weights */
         hub_server_rules(f->server, (hub_rules){.cuts = -1, .cut_at = at > 2 ? at : 2, .no_length = at % 2});
-        assert_error(get_with(f, &o, "org/small", path, NULL, &err), PB_ERR_IO, at % 2 ? "that the hub announced" : "was cut");
+        assert_error(get_with(f, &o, "org/small", path, NULL, &err), PB_ERR_IO,
+                     at % 2 ? "that the hub announced" : "was cut");
         size_t have = at > 2 ? at : 2;
         assert_true(has_contents(blob_path(f, file, ".incomplete"), weights, have));
         assert_false(pb_file_exists(in_cache(f, "refs/main")));
@@ -644,7 +659,8 @@ static void hub_get__size_mismatch__is_an_error(void **state) {
     pb_error err = {0};
     serve_tiny(f);
     hub_server_rules(f->server, (hub_rules){.announce = 5});
-    assert_error(get(f, "org/small", &err), PB_ERR_IO, "model.safetensors: 41 of the 46 bytes that the hub announced came");
+    assert_error(get(f, "org/small", &err), PB_ERR_IO,
+                 "model.safetensors: 41 of the 46 bytes that the hub announced came");
     assert_true(pb_file_exists(blob_path(f, &files_tiny[1], ".incomplete")));
     assert_error(get(f, "org/small", &err), PB_ERR_IO, "41 of the 46 bytes");
     pb_hub_options o = options_of(f);
@@ -684,8 +700,9 @@ static void hub_get__malformed_api__is_an_error(void **state) {
     fixture *f = *state;
     pb_error err = {0};
     serve_tiny(f);
-    size_t whole = strlen("{\"id\": \"org/small\", \"sha\": \"" COMMIT_A "\", \"siblings\": [{\"rfilename\": \"config.json\"}, "
-                          "{\"rfilename\": \"model.safetensors\"}]}");
+    size_t whole =
+        strlen("{\"id\": \"org/small\", \"sha\": \"" COMMIT_A "\", \"siblings\": [{\"rfilename\": \"config.json\"}, "
+               "{\"rfilename\": \"model.safetensors\"}]}");
     for (size_t n = 1; n < whole; n++) {
         hub_server_rules(f->server, (hub_rules){.api_cut = n});
         assert_error(get(f, "org/small", &err), PB_ERR_FORMAT, "/api/models/org/small/revision/main");
@@ -699,10 +716,13 @@ static void hub_get__malformed_api__is_an_error(void **state) {
         {"{\"sha\": \"../../../../evil\", \"siblings\": []}", "commit of 40", PB_ERR_FORMAT},
         {"{\"sha\": \"" COMMIT_A "\"}", "siblings", PB_ERR_FORMAT},
         {"{\"sha\": \"" COMMIT_A "\", \"siblings\": {}}", "siblings", PB_ERR_FORMAT},
-        {"{\"sha\": \"" COMMIT_A "\", \"siblings\": [1, {}, {\"rfilename\": 3}]}", "no config.json", PB_ERR_UNSUPPORTED},
-        {"{\"sha\": \"" COMMIT_A "\", \"siblings\": [{\"rfilename\": \"config.json\"}, {\"rfilename\": \"m.Q4.gguf\"}]}",
+        {"{\"sha\": \"" COMMIT_A "\", \"siblings\": [1, {}, {\"rfilename\": 3}]}", "no config.json",
+         PB_ERR_UNSUPPORTED},
+        {"{\"sha\": \"" COMMIT_A
+         "\", \"siblings\": [{\"rfilename\": \"config.json\"}, {\"rfilename\": \"m.Q4.gguf\"}]}",
          "(it has m.Q4.gguf)", PB_ERR_UNSUPPORTED},
-        {"{\"sha\": \"" COMMIT_A "\", \"siblings\": [{\"rfilename\": \"config.json\"}, {\"rfilename\": \"pytorch_model.bin\"}]}",
+        {"{\"sha\": \"" COMMIT_A
+         "\", \"siblings\": [{\"rfilename\": \"config.json\"}, {\"rfilename\": \"pytorch_model.bin\"}]}",
          "but the hub does not have it (404)", PB_ERR_IO},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -734,7 +754,8 @@ static void hub_get__malformed_index__is_an_error(void **state) {
 static void hub_get__disk_errors__are_told(void **state) {
     fixture *f = *state;
     pb_error err = {0};
-    static const hub_file files[] = {TEXT("config.json", "{}"), {"model.safetensors", larger, LARGER, true}, {NULL, NULL, 0, false}};
+    static const hub_file files[] = {
+        TEXT("config.json", "{}"), {"model.safetensors", larger, LARGER, true}, {NULL, NULL, 0, false}};
     static const hub_revision one[] = {{"main", COMMIT_A, files}};
     f->server = hub_server_start("org/small", one, 1);
     write_text(f->cache, "a file where the cache should be");
@@ -770,7 +791,8 @@ static void hub_get__another_download__is_waited_for(void **state) {
     assert_int_equal(flock(fd, LOCK_EX), 0);
     pb_hub_options o = options_of(f);
     o.stall_seconds = 1;
-    assert_error(get_with(f, &o, "org/small", NULL, NULL, &err), PB_ERR_IO, "another process downloads model.safetensors");
+    assert_error(get_with(f, &o, "org/small", NULL, NULL, &err), PB_ERR_IO,
+                 "another process downloads model.safetensors");
     assert_int_equal(count_requests(f, 's', ""), 0);
     f->release = fd; /* the other ends as soon as we say that we wait */
     assert_ok(get_with(f, &o, "org/small", NULL, NULL, &err));
@@ -861,7 +883,8 @@ static pb_status get_once(pb_context *ctx, void *user, pb_error *err) {
 static void hub__failed_allocations__leave_nothing(void **state) {
     fixture *f = *state;
     serve_all(f);
-    uint64_t first = assert_survives_allocation_failure(f->ctx, get_once, f); /* each try goes on where the last one ended */
+    uint64_t first =
+        assert_survives_allocation_failure(f->ctx, get_once, f); /* each try goes on where the last one ended */
     assert_true(first > 20);
     assert_survives_allocation_failure(f->ctx, get_once, f);
     assert_true(assert_survives_allocation_failure(f->ctx, find_once, f) > 5);
@@ -880,9 +903,10 @@ static void put_snapshot(const fixture *f, const char *model, const char *commit
 static void hub_find__names__are_checked(void **state) {
     fixture *f = *state;
     pb_error err = {0};
-    static const char *const wrong[] = {"", "/", "a/", "/b", "a/b/c", "a//b", "../b", "a/..", "a/b@", "a/b@..", "a/b@x/../y",
-                                        "a/b@/x", "a/b@-x", "a/b@x y", "a b/c", "-a/b", "a-/b", "a--b/c", ".a/b", "a\\b/c",
-                                        "a/b@x@y", "a/b@x\n", "a/b:c", "a/b@.hidden", "a/b@x//y", "a/b@x."};
+    static const char *const wrong[] = {"",        "/",     "a/",          "/b",         "a/b/c",  "a//b",   "../b",
+                                        "a/..",    "a/b@",  "a/b@..",      "a/b@x/../y", "a/b@/x", "a/b@-x", "a/b@x y",
+                                        "a b/c",   "-a/b",  "a-/b",        "a--b/c",     ".a/b",   "a\\b/c", "a/b@x@y",
+                                        "a/b@x\n", "a/b:c", "a/b@.hidden", "a/b@x//y",   "a/b@x."};
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         assert_error(find(f, wrong[i], NULL, &err), PB_ERR_ARGUMENT, "no name of a model on the hub");
         assert_false(pb_hub_is_id(wrong[i]));
@@ -891,7 +915,8 @@ static void hub_find__names__are_checked(void **state) {
     memset(big, 'a', sizeof big);
     big[sizeof big - 1] = '\0';
     assert_false(pb_hub_is_id(big));
-    static const char *const right[] = {"gpt2", "org/name", "EleutherAI/pythia-70m@step1000", "a/b@refs/pr/1", "a/b_c.d-e@v1.0"};
+    static const char *const right[] = {"gpt2", "org/name", "EleutherAI/pythia-70m@step1000", "a/b@refs/pr/1",
+                                        "a/b_c.d-e@v1.0"};
     for (size_t i = 0; i < sizeof right / sizeof *right; i++)
         assert_true(pb_hub_is_id(right[i]));
 }
@@ -924,7 +949,8 @@ static void hub_find__commits__by_their_beginning(void **state) {
     assert_ok(find(f, "org/small@aaaa", path, &err));
     assert_string_equal(path, in_cache(f, "snapshots/" COMMIT_C));
     write_text(in_cache(f, "refs/broken"), "../../../../etc");
-    assert_error(find(f, "org/small@broken", NULL, &err), PB_ERR_FORMAT, "should have a commit of 40 hexadecimal digits");
+    assert_error(find(f, "org/small@broken", NULL, &err), PB_ERR_FORMAT,
+                 "should have a commit of 40 hexadecimal digits");
     write_text(in_cache(f, "refs/gone"), COMMIT_B);
     assert_error(find(f, "org/small@gone", NULL, &err), PB_ERR_IO, "has no config.json");
 }
@@ -1013,7 +1039,8 @@ static void http_text__too_long__is_an_error(void **state) {
     pb_free(text);
     assert_error(pb_http_text(http, url, 5, &text, &size, &reply, &err), PB_ERR_FORMAT, "more than 5 bytes");
     assert_null(strstr(pb_http_shown(url, shown, sizeof shown), "secret"));
-    assert_string_equal(pb_http_shown("https://me:pw@host.example:443/a?b#c", shown, sizeof shown), "https://host.example/a");
+    assert_string_equal(pb_http_shown("https://me:pw@host.example:443/a?b#c", shown, sizeof shown),
+                        "https://host.example/a");
     pb_http_free(http);
 }
 

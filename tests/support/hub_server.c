@@ -30,6 +30,7 @@ struct hub_server {
     hub_rules rules;
     hub_request *requests;
     size_t n_requests;
+    int active; /* connections being served, each in a thread */
 };
 
 /* One request being answered, with the rules that hold for it. */
@@ -120,7 +121,8 @@ static void reply_contents(exchange *e, const hub_file *file, const char *extra)
     if (from)
         snprintf(length + strlen(length), sizeof length - strlen(length), "Content-Range: bytes %zu-%zu/%zu\r\n", from,
                  file->size - 1, file->size);
-    int n = snprintf(head, sizeof head, "HTTP/1.1 %d Code\r\nConnection: close\r\n%s%s\r\n", from ? 206 : 200, length, extra);
+    int n = snprintf(head, sizeof head, "HTTP/1.1 %d Code\r\nConnection: close\r\n%s%s\r\n", from ? 206 : 200, length,
+                     extra);
     send_bytes(e->fd, head, (size_t)n);
     if (e->request.head)
         return;
@@ -129,7 +131,11 @@ static void reply_contents(exchange *e, const hub_file *file, const char *extra)
     if (size && take(e, &rules->corrupt, e->rules.corrupt))
         body[size / 2] ^= 1;
     bool cut = e->rules.cut_at < size && take(e, &rules->cuts, e->rules.cuts);
-    send_bytes(e->fd, body, cut ? e->rules.cut_at : size);
+    size_t shown = cut ? e->rules.cut_at : size, half = e->rules.pause_ms ? shown / 2 : 0;
+    send_bytes(e->fd, body, half);
+    if (half)
+        usleep((useconds_t)e->rules.pause_ms * 1000);
+    send_bytes(e->fd, body + half, shown - half);
     free(body);
     if (cut && e->rules.stop)
         pb_context_stop(e->rules.stop);
@@ -220,8 +226,8 @@ static void reply_resolve(exchange *e, const char *rest) {
     const char *from = e->rules.commit ? e->rules.commit : revision->commit;
     if (!file->large) {
         if (e->rules.relative_redirect && !strstr(rest, "?cached")) {
-            snprintf(extra, sizeof extra, "Location: /%s/resolve/%s?cached\r\nX-Repo-Commit: %s\r\n", e->server->repo, rest,
-                     from);
+            snprintf(extra, sizeof extra, "Location: /%s/resolve/%s?cached\r\nX-Repo-Commit: %s\r\n", e->server->repo,
+                     rest, from);
             reply_text(e, 307, extra, "");
             return;
         }
@@ -230,12 +236,13 @@ static void reply_resolve(exchange *e, const char *rest) {
         return;
     }
     char location[512];
-    snprintf(location, sizeof location, "http://127.0.0.1:%d/storage/%s/%s?Signature=sesame", e->server->ports[1], commit,
-             name);
+    snprintf(location, sizeof location, "http://127.0.0.1:%d/storage/%s/%s?Signature=sesame", e->server->ports[1],
+             commit, name);
     snprintf(extra, sizeof extra,
-             "Location: %s\r\nX-Linked-Etag: \"%s\"\r\nX-Linked-Size: %lld\r\nX-Repo-Commit: %s\r\nETag: \"of-the-reply\"\r\n",
-             e->rules.redirect ? e->rules.redirect : location, shown, (long long)file->size + (long long)e->rules.announce,
-             from);
+             "Location: %s\r\nX-Linked-Etag: \"%s\"\r\nX-Linked-Size: %lld\r\nX-Repo-Commit: %s\r\nETag: "
+             "\"of-the-reply\"\r\n",
+             e->rules.redirect ? e->rules.redirect : location, shown,
+             (long long)file->size + (long long)e->rules.announce, from);
     reply_text(e, 302, extra, "Found. Redirecting");
 }
 
@@ -308,20 +315,46 @@ static void read_request(exchange *e) {
     }
 }
 
-static void serve(hub_server *s, int fd, bool storage) {
-    exchange e = {.server = s, .fd = fd, .storage = storage};
-    if (!read_head(&e))
-        return;
-    read_request(&e);
+static void *serve(void *argument) {
+    exchange *e = argument;
+    hub_server *s = e->server;
+    if (read_head(e)) {
+        read_request(e);
+        pthread_mutex_lock(&s->lock);
+        e->rules = s->rules;
+        if (s->n_requests < MOST_REQUESTS)
+            s->requests[s->n_requests++] = e->request;
+        pthread_mutex_unlock(&s->lock);
+        if (e->storage)
+            answer_storage(e);
+        else
+            answer_hub(e);
+    }
+    shutdown(e->fd, SHUT_WR);
+    close(e->fd);
+    free(e);
     pthread_mutex_lock(&s->lock);
-    e.rules = s->rules;
-    if (s->n_requests < MOST_REQUESTS)
-        s->requests[s->n_requests++] = e.request;
+    s->active--;
     pthread_mutex_unlock(&s->lock);
-    if (storage)
-        answer_storage(&e);
+    return NULL;
+}
+
+static void serve_in_thread(hub_server *s, int fd, bool storage) {
+    exchange *e = calloc(1, sizeof *e);
+    pthread_t thread;
+    if (!e) {
+        close(fd);
+        return;
+    }
+    *e = (exchange){.server = s, .fd = fd, .storage = storage};
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)); /* head and body are sent apart */
+    pthread_mutex_lock(&s->lock);
+    s->active++;
+    pthread_mutex_unlock(&s->lock);
+    if (pthread_create(&thread, NULL, serve, e) == 0)
+        pthread_detach(thread);
     else
-        answer_hub(&e);
+        serve(e);
 }
 
 static void *run(void *argument) {
@@ -336,12 +369,8 @@ static void *run(void *argument) {
             return NULL;
         for (int i = 0; i < 2; i++) {
             int fd = wait[i].revents ? accept(s->listeners[i], NULL, NULL) : -1;
-            if (fd >= 0) {
-                setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &(int){1}, sizeof(int)); /* head and body are sent apart */
-                serve(s, fd, i == 1);
-                shutdown(fd, SHUT_WR);
-                close(fd);
-            }
+            if (fd >= 0)
+                serve_in_thread(s, fd, i == 1);
         }
     }
 }
@@ -382,6 +411,13 @@ void hub_server_stop(hub_server *s) {
         return;
     if (write(s->wake[1], "x", 1) == 1)
         pthread_join(s->thread, NULL);
+    for (bool busy = true; busy;) {
+        pthread_mutex_lock(&s->lock);
+        busy = s->active > 0;
+        pthread_mutex_unlock(&s->lock);
+        if (busy)
+            usleep(1000);
+    }
     for (int i = 0; i < 2; i++) {
         close(s->listeners[i]);
         close(s->wake[i]);

@@ -9,7 +9,8 @@ tokenizer, has_tokenizer, config, storage, dtypes.]] },
     summary = "Open a model by name, folder or Hugging Face id.",
     text = [[
 name: a built-in model ("facts"), a folder with config.json and model.safetensors or pytorch_model.bin (or their shards), or a
-Hugging Face id that is in the local hub cache. The weights are mapped, not read: a large file opens in milliseconds.
+Hugging Face id ("org/name", "org/name@revision") that is in the local hub cache: on the command line, patchbay get org/name
+downloads it (patchbay help get). The weights are mapped, not read: a large file opens in milliseconds.
 The options are TransformerLens's weight processing, each by itself and off by default; they change the values of sites (and
 center_unembed the logits by a constant per position), not what the model predicts.
 Errors name the file, the tensor or the key that is wrong; an unknown architecture lists the known ones.]],
