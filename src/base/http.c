@@ -37,6 +37,7 @@ struct pb_http {
     double alive;      /* when something came last, seconds of the monotonic clock */
     curl_off_t so_far; /* body bytes then */
     bool stalled;
+    bool head_ended;  /* the empty line behind the headers came: libcurl takes a head that is cut for a whole one */
     pb_status failed; /* why a callback ended the transfer */
     pb_error *err;
 };
@@ -184,6 +185,10 @@ static size_t on_header(char *data, size_t unit, size_t count, void *user) {
     while (length && (data[length - 1] == '\r' || data[length - 1] == '\n'))
         length--;
     http->alive = seconds_now();
+    if (length == 0)
+        http->head_ended = true;
+    else if (length > 5 && strncmp(data, "HTTP/", 5) == 0)
+        http->head_ended = false;
     const char *colon = memchr(data, ':', length);
     char name[64], value[PB_HTTP_VALUE];
     if (!colon || colon == data || (size_t)(colon - data) >= sizeof name)
@@ -323,7 +328,7 @@ static pb_status one_hop(pb_http *http, const char *url, bool head, const char *
     http->discarded = 0;
     http->alive = seconds_now();
     http->so_far = 0;
-    http->stalled = false;
+    http->stalled = http->head_ended = false;
     http->failed = PB_OK;
     PB_TRY(pb_context_check(http->ctx, http->err));
     if (!set_options(http, url, head, range, detail))
@@ -339,6 +344,8 @@ static pb_status one_hop(pb_http *http, const char *url, bool head, const char *
         return PB_OK; /* an error's page without end: its code is known */
     if (http->stalled && code == CURLE_ABORTED_BY_CALLBACK)
         code = CURLE_OPERATION_TIMEDOUT;
+    if (code == CURLE_OK && !http->head_ended)
+        code = CURLE_GOT_NOTHING;
     if (code != CURLE_OK)
         return fail_transfer(http, code, url, detail[0] ? detail : curl_easy_strerror(code));
     return is_wanted(http) ? begin_body(http) : PB_OK;

@@ -250,6 +250,9 @@ static pb_status choose_files(pb_hub_plan *plan, const json_t *siblings, pb_erro
                            "'%s' has no config.json on the hub: it is no model that transformers "
                            "would load (is it one in another format, or an adapter of another model?)",
                            plan->name.repo);
+    if (!lists(siblings, wanted[1]))
+        pb_context_warn(plan->ctx, "'%s' has no tokenizer.json on the hub: the model will take token ids, but no text",
+                        plan->name.repo);
     for (size_t i = 0; i < 4; i++) {
         if (!lists(siblings, weights[i]))
             continue;

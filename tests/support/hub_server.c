@@ -60,10 +60,17 @@ void hub_server_etag(const hub_file *file, char text[65]) {
 
 /* ---- sending -------------------------------------------------------------------------------------------------------- */
 
-static void send_bytes(int fd, const void *data, size_t size) {
+static void send_bytes(exchange *e, const void *data, size_t size) {
     const char *from = data;
+    if (e->rules.limited) {
+        hub_server *s = e->server;
+        pthread_mutex_lock(&s->lock);
+        size = size < s->rules.budget ? size : s->rules.budget;
+        s->rules.budget -= size;
+        pthread_mutex_unlock(&s->lock);
+    }
     while (size) {
-        ssize_t n = send(fd, from, size, MSG_NOSIGNAL);
+        ssize_t n = send(e->fd, from, size, MSG_NOSIGNAL);
         if (n <= 0)
             return;
         from += n;
@@ -76,9 +83,9 @@ static void reply_text(exchange *e, int code, const char *extra, const char *bod
     char head[2048];
     int n = snprintf(head, sizeof head, "HTTP/1.1 %d Code\r\nContent-Length: %zu\r\nConnection: close\r\n%s\r\n", code,
                      strlen(body), extra);
-    send_bytes(e->fd, head, (size_t)n);
+    send_bytes(e, head, (size_t)n);
     if (!e->request.head)
-        send_bytes(e->fd, body, strlen(body));
+        send_bytes(e, body, strlen(body));
 }
 
 static void refuse(exchange *e, int code, const char *error) {
@@ -123,7 +130,7 @@ static void reply_contents(exchange *e, const hub_file *file, const char *extra)
                  file->size - 1, file->size);
     int n = snprintf(head, sizeof head, "HTTP/1.1 %d Code\r\nConnection: close\r\n%s%s\r\n", from ? 206 : 200, length,
                      extra);
-    send_bytes(e->fd, head, (size_t)n);
+    send_bytes(e, head, (size_t)n);
     if (e->request.head)
         return;
     char *body = malloc(size + 1);
@@ -132,10 +139,10 @@ static void reply_contents(exchange *e, const hub_file *file, const char *extra)
         body[size / 2] ^= 1;
     bool cut = e->rules.cut_at < size && take(e, &rules->cuts, e->rules.cuts);
     size_t shown = cut ? e->rules.cut_at : size, half = e->rules.pause_ms ? shown / 2 : 0;
-    send_bytes(e->fd, body, half);
+    send_bytes(e, body, half);
     if (half)
         usleep((useconds_t)e->rules.pause_ms * 1000);
-    send_bytes(e->fd, body + half, shown - half);
+    send_bytes(e, body + half, shown - half);
     free(body);
     if (cut && e->rules.stop)
         pb_context_stop(e->rules.stop);

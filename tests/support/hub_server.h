@@ -33,10 +33,12 @@ typedef struct hub_rules {
     pb_context *stop; /* ... and this context is stopped */
     int failures;     /* so many requests for contents are answered with failure_code */
     int failure_code;
-    bool ignore_range;      /* the whole file, whatever was asked */
-    bool wrong_range;       /* 206 from another byte than asked */
-    int corrupt;            /* in so many replies with contents one bit is wrong */
-    bool no_length;         /* contents without Content-Length: the end is where the connection ends */
+    bool ignore_range; /* the whole file, whatever was asked */
+    bool wrong_range;  /* 206 from another byte than asked */
+    int corrupt;       /* in so many replies with contents one bit is wrong */
+    bool no_length;    /* contents without Content-Length: the end is where the connection ends */
+    bool limited;      /* only `budget` more bytes are sent, heads included; then every reply ends */
+    size_t budget;
     int pause_ms;           /* between the halves of contents */
     int64_t announce;       /* X-Linked-Size is wrong by this */
     const char *etag;       /* instead of the right one */
