@@ -56,6 +56,7 @@ help:
 	@echo 'bench        speed and memory on a model of the shape of GPT-2 small  BENCH=filter picks workloads'
 	@echo 'lint         dependency direction, forbidden calls, globals, file lengths, cppcheck, Lua syntax, links'
 	@echo 'format       rewrite the C files with clang-format; format-check only reports'
+	@echo 'model        corpus, tokenizer and training of the built-in model, both kinds, into $(BUILD)/model'
 	@echo 'doc          docs/reference.md from the pages that `patchbay help NAME` prints'
 	@echo 'install      into DESTDIR + PREFIX ($(PREFIX)); uninstall removes the same files'
 	@echo 'clean        remove $(BUILD)'
@@ -138,6 +139,11 @@ format:
 format-check:
 	$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED)
 
+# About half an hour for each kind on two cores; a checkpoint every 400 steps, from which the same command goes on.
+model: $(BUILD)/patchbay
+	@for kind in facts free; do \
+	  OMP_WAIT_POLICY=passive PATCHBAY_SCRIPTS=scripts/patchbay $(BUILD)/patchbay run -o $(BUILD)/model examples/facts/train.lua kind=$$kind || exit; done
+
 doc: $(BUILD)/patchbay
 	PATCHBAY_SCRIPTS=scripts/patchbay $(BUILD)/patchbay help --markdown > $(BUILD)/reference.md
 	mv $(BUILD)/reference.md docs/reference.md
@@ -163,6 +169,6 @@ clean:
 	rm -rf $(BUILD)
 
 FORCE:
-.PHONY: all help tests test check asan ubsan sanitize valgrind bench lint format format-check doc install uninstall clean FORCE
+.PHONY: all help tests test check asan ubsan sanitize valgrind bench lint format format-check model doc install uninstall clean FORCE
 .SECONDARY:
 -include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

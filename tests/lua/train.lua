@@ -246,3 +246,26 @@ check.test("trainer: failed allocations", function()
     trainer:adamw { rate = 0, step = 1 }
   end)
 end)
+
+check.test("bpe: words as GPT-2 cuts them, merges by weight, files that load", function()
+  local bpe = require "patchbay.bpe"
+  local s = bpe.SPACE
+  check.eq(bpe.words "It's 10 o'clock,  we  go", { "It", "'s", s .. "10", s .. "o", "'", "clock", ",", s, s .. "we", s, s .. "go" })
+  check.raises(function() bpe.words "caf\u{e9}" end, "ASCII")
+  local learner = bpe.train({ [s .. "low"] = 5, [s .. "lower"] = 2, [s .. "newest"] = 6, [s .. "widest"] = 3 }, 263)
+  check.eq(learner.merges[1], { "s", "t" }) -- es 9, st 9: the later pair in byte order
+  check.eq(learner.merges[2], { "e", "st" })
+  check.eq(#learner.vocab, 263)
+  local vocab = table.move(learner.vocab, 1, 263, 1, {})
+  vocab[264] = "<|end|>"
+  bpe.write("tok", vocab, learner.merges, { special = { "<|end|>" }, context = 32 })
+  local tokenizer = pb.tokenizer "tok"
+  check.eq(tokenizer.size, 264)
+  check.eq(tokenizer:decode(tokenizer:encode " lowest newest"), " lowest newest")
+  check.ok(#tokenizer:encode " newest" < 7)
+  local banned = bpe.learner { banned = { st = true } }
+  banned:merge(s, "n")
+  banned:grow({ { s .. "newest", 6 } }, function(v) return #v >= 259 end)
+  check.eq(banned.merges[1], { s, "n" })
+  for _, merge in ipairs(banned.merges) do check.ok(merge[1] .. merge[2] ~= "st") end
+end)
