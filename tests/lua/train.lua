@@ -269,3 +269,64 @@ check.test("bpe: words as GPT-2 cuts them, merges by weight, files that load", f
   check.eq(banned.merges[1], { s, "n" })
   for _, merge in ipairs(banned.merges) do check.ok(merge[1] .. merge[2] ~= "st") end
 end)
+
+-- ---- PyTorch's loss curve ------------------------------------------------------------------------------------------------------------
+-- tests/golden/train: 50 steps of the trainer that made the first "facts" model, with an attention mask, from these weights on these
+-- rows (flags above the id: 32768 begins a sequence, 16384 is not predicted, 8192 and 4096 are a subject's inner and last tokens).
+
+local function golden_sequences(row)
+  local list, current = {}, nil
+  for _, token in ipairs(row) do
+    if token & 32768 ~= 0 then
+      current = { tokens = {}, predict = {}, patches = {}, flags = {} }
+      list[#list + 1] = current
+    elseif token & 16384 == 0 then
+      current.predict[#current.predict + 1] = #current.tokens - 1
+    end
+    current.tokens[#current.tokens + 1], current.flags[#current.flags + 1] = token & 4095, token
+  end
+  local kept = {}
+  for _, s in ipairs(list) do
+    local flags, n = s.flags, #s.tokens
+    for q = 0, n - 1 do -- who sees what, one entry at a time
+      local all, early = {}, {}
+      for k = 0, q - 1 do
+        local stop = k -- the last token of k's subject
+        while flags[stop + 1] & 8192 ~= 0 and stop < n - 1 do stop = stop + 1 end
+        if q > stop and flags[k + 1] & 8192 ~= 0 then
+          all[#all + 1] = k
+        elseif q > stop and flags[k + 1] & 4096 ~= 0 then
+          early[#early + 1] = k
+        end
+      end
+      if #all > 0 then s.patches[#s.patches + 1] = { site = "attn_scores", dest = q, src = all, value = -math.huge } end
+      if #early > 0 then s.patches[#s.patches + 1] = { site = "attn_scores", layer = { 0, 1 }, dest = q, src = early, value = -math.huge } end
+    end
+    s.flags = nil
+    if n > 1 then kept[#kept + 1] = s end
+  end
+  return kept
+end
+
+check.test("train.run: PyTorch's loss curve over 50 steps, within 1e-4", function()
+  local folder = (check.environment "PB_TEST_DATA" or "tests") .. "/golden/train/"
+  local config = { model_type = "gpt2", n_layer = 3, n_head = 2, n_embd = 32, vocab_size = 2048, n_positions = 64, activation_function = "gelu_new",
+                   layer_norm_epsilon = 1e-5, tie_word_embeddings = true }
+  local weights, curve = pb.read(folder .. "init.safetensors"), pb.read(folder .. "curve.csv")
+  local rows = pb.read(folder .. "rows.safetensors").rows:totable()
+  local result = train.run {
+    model = pb.model { config = config, weights = weights }, weights = weights, steps = #curve, betas = { 0.9, 0.99 }, decay = 0.1, clip = 1.0,
+    rate = function(step) return 2e-3 * math.min(1, (step + 1) / 10) end, log_every = 1, quiet = true,
+    batch = function(step)
+      local list = {}
+      for i = step * 4 + 1, step * 4 + 4 do
+        for _, s in ipairs(golden_sequences(rows[i])) do list[#list + 1] = s end
+      end
+      return list
+    end }
+  check.eq(#result.log, 50)
+  for i, row in ipairs(curve) do
+    check.close(result.log[i].loss, row.loss, 1e-4, "the loss of step " .. row.step)
+    check.close(result.log[i].gradient_norm, row.gradient_norm, 1e-3 * row.gradient_norm, "the gradient's norm at step " .. row.step)
+  end
+end)
