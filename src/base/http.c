@@ -114,14 +114,14 @@ bool pb_http_is_private(const char *url) {
 
 /* ---- headers ----------------------------------------------------------------------------------------------------- */
 
-/* Control characters are dropped. A server may echo what it was sent: the token becomes "***". */
-static void copy_clean(const pb_http *http, char *out, size_t room, const char *text, size_t length) {
-    size_t n = 0, token = http->token ? strlen(http->token) : 0;
+/* Without control characters. secret (may be NULL) becomes "***": a server's text may repeat what it was sent. */
+static void copy_clean(char *out, size_t room, const char *text, size_t length, const char *secret) {
+    size_t n = 0, hidden = secret ? strlen(secret) : 0;
     for (size_t i = 0; i < length && n + 4 < room; i++) {
-        if (token && length - i >= token && strncmp(text + i, http->token, token) == 0) {
+        if (hidden && length - i >= hidden && strncmp(text + i, secret, hidden) == 0) {
             memcpy(out + n, "***", 3);
             n += 3;
-            i += token - 1;
+            i += hidden - 1;
         } else if ((unsigned char)text[i] >= 32 && text[i] != 127) {
             out[n++] = text[i];
         }
@@ -198,9 +198,10 @@ static size_t on_header(char *data, size_t unit, size_t count, void *user) {
     const char *from = colon + 1;
     while (from < data + length && (*from == ' ' || *from == '\t'))
         from++;
-    copy_clean(http, value, sizeof value, from, (size_t)(data + length - from));
+    size_t left = (size_t)(data + length - from);
+    copy_clean(value, sizeof value, from, left, NULL);
     if (strcasecmp(name, "x-error-message") == 0)
-        copy_clean(http, http->reply->error_text, PB_HTTP_MESSAGE, from, (size_t)(data + length - from));
+        copy_clean(http->reply->error_text, PB_HTTP_MESSAGE, from, left, http->token);
     else
         take_header(http, name, value);
     return whole;

@@ -21,7 +21,8 @@ typedef struct pb_http_options {
 
 enum { PB_HTTP_VALUE = 256, PB_HTTP_MESSAGE = 512, PB_HTTP_REDIRECTS = 10 };
 
-/* What came back. Header values are "" or -1 where absent or malformed; control characters and the token are taken out. */
+/* What came back. Header values are "" or -1 where absent or malformed, without control characters. Only error_text is meant
+ * to be shown: the token is taken out of it. */
 typedef struct pb_http_reply {
     int code;                 /* of the last reply: 200, 206, 404...; 0: none came */
     int64_t length;           /* Content-Length of the last reply */

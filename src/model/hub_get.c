@@ -162,6 +162,17 @@ static pb_status get_online(pb_hub *hub, pb_hub_plan *plan, pb_hub_report *repor
     return status;
 }
 
+/* Servers choose parts of messages (names, places of redirects), and could repeat what they were sent. */
+static void hide_token(const pb_hub *hub, pb_error *err) {
+    size_t n = hub->token ? strlen(hub->token) : 0;
+    if (!err || n < 8) /* shorter ones are in words by chance */
+        return;
+    for (char *at = err->message; (at = strstr(at, hub->token));) {
+        memcpy(at, "***", 3);
+        memmove(at + 3, at + n, strlen(at + n) + 1);
+    }
+}
+
 pb_status pb_hub_get(pb_hub *hub, const char *id, pb_hub_report *report, char **folder, pb_error *err) {
     pb_hub_plan plan = {.ctx = hub->ctx};
     pb_hub_report unused, *r = report ? report : &unused;
@@ -173,6 +184,8 @@ pb_status pb_hub_get(pb_hub *hub, const char *id, pb_hub_report *report, char **
                                : pb_error_prefix(err, status, "HF_HUB_OFFLINE is set, so nothing is downloaded: ");
     }
     pb_status status = get_online(hub, &plan, r, folder, err);
+    if (status != PB_OK)
+        hide_token(hub, err);
     pb_free(plan.files);
     return status;
 }

@@ -321,13 +321,12 @@ pb_status pb_hub_plan_look(pb_hub *hub, const pb_hub_plan *plan, pb_hub_file *fi
     if (r.code != 200 && (r.code < 300 || r.code > 399))
         return pb_hub_refused(hub, &plan->name, file->name, &r, err);
     if (r.commit[0] && strcmp(r.commit, plan->commit) != 0)
-        return pb_fail(err, PB_ERR_FORMAT, "the hub was asked for commit %.12s of '%s' and answers with %.12s",
-                       plan->commit, plan->name.repo, r.commit);
+        return pb_fail(err, PB_ERR_FORMAT, "the hub was asked for commit %.12s of '%s' and answers with another one",
+                       plan->commit, plan->name.repo);
     const char *etag = r.linked_etag[0] ? r.linked_etag : r.etag;
     if (!pb_hub_is_file_name(etag) || strlen(etag) >= PB_HUB_ETAG)
-        return pb_fail(err, PB_ERR_FORMAT,
-                       "the hub gives %s of '%s' no usable etag ('%.60s'), so it has no name in the cache", file->name,
-                       plan->name.repo, etag);
+        return pb_fail(err, PB_ERR_FORMAT, "the hub gives %s of '%s' no usable etag, so it has no name in the cache",
+                       file->name, plan->name.repo);
     snprintf(file->etag, sizeof file->etag, "%.131s", etag);
     file->size = r.linked_size >= 0 ? r.linked_size : r.code == 200 ? r.length : -1;
     return PB_OK;

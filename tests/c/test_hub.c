@@ -406,6 +406,11 @@ static void hub_get__token__goes_to_the_hub_alone(void **state) {
         storage += list[i].storage;
     }
     assert_int_equal(storage, 1);
+    snprintf(f->cache, sizeof f->cache, "%s/hub2", f->folder);
+    hub_server_rules(f->server,
+                     (hub_rules){.token = "aaaa1111"}); /* part of the commit: hiding it must change no header */
+    o.token = "aaaa1111";
+    assert_ok(get_with(f, &o, "org/small", NULL, NULL, &err));
 }
 
 static void hub_get__token__is_read_where_the_hubs_tools_keep_it(void **state) {
@@ -440,6 +445,15 @@ static void hub_get__refusals__never_show_the_token(void **state) {
     hub_server_rules(f->server, (hub_rules){.token = "hf_another", .gated = true});
     assert_error(get_with(f, &o, "org/small", NULL, NULL, &err), PB_ERR_IO, "behind a licence (403)");
     assert_null(strstr(err.message, TOKEN));
+    static const hub_rules echoes[] = {{.token = TOKEN, .redirect = "ftp://127.0.0.1/" TOKEN "/x"},
+                                       {.token = TOKEN, .etag = TOKEN " " TOKEN},
+                                       {.token = TOKEN, .commit = TOKEN},
+                                       {.token = TOKEN, .api = "{\"sha\": " TOKEN}};
+    for (size_t i = 0; i < sizeof echoes / sizeof *echoes; i++) {
+        hub_server_rules(f->server, echoes[i]);
+        assert_error(get_with(f, &o, "org/small", NULL, NULL, &err), i ? PB_ERR_FORMAT : PB_ERR_IO, NULL);
+        assert_null(strstr(err.message, TOKEN));
+    }
     assert_null(strstr(f->warnings, TOKEN));
     o.token = "two words";
     assert_error(get_with(f, &o, "org/small", NULL, NULL, &err), PB_ERR_ARGUMENT, "has a space");
