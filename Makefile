@@ -9,7 +9,7 @@ PKG_CONFIG   ?= pkg-config
 CLANG_FORMAT ?= clang-format
 VALGRIND     ?= valgrind
 
-PACKAGES  := lua5.4 openblas libpng jansson libpcre2-8 libutf8proc sqlite3 libcurl libcrypto cairo pangocairo libedit
+PACKAGES  := lua5.4 openblas libpng jansson libpcre2-8 libutf8proc libcurl libcrypto cairo pangocairo
 
 WARNINGS  := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
 CPPFLAGS  += -Iinclude -Isrc -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE

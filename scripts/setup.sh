@@ -31,10 +31,8 @@ libpango1.0-dev        pangocairo -          text in figures
 libjansson-dev         jansson    -          JSON
 libpcre2-dev           libpcre2-8 -          regular expressions of tokenizers
 libutf8proc-dev        libutf8proc -         normal forms of tokenizers
-libsqlite3-dev         sqlite3    -          journal of measured cells
 libcurl4-openssl-dev   libcurl    -          downloads
-libssl-dev             libcrypto  -          SHA-256
-libedit-dev            libedit    -          interactive prompt'
+libssl-dev             libcrypto  -          SHA-256'
 if [ "$what" != demo ]; then
     needs="$needs
 libcmocka-dev          cmocka     -          C tests"
