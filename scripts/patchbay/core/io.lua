@@ -1,7 +1,7 @@
 -- pb.read and pb.write: files by their extension. Where a recipe may read and write: patchbay help pb.read, pb.write.
 local pb, core = ...
 
-local READABLE = ".safetensors, .npy, .csv, .json, .jsonl, .txt"
+local READABLE = ".safetensors, .npy, .csv, .json, .jsonl, .txt, .md"
 local WRITABLE = ".safetensors, .npy, .csv, .json, .jsonl, .txt"
 
 -- ---- CSV (RFC 4180): the first record names the columns -----------------------------------------------------------------
@@ -182,6 +182,7 @@ local readers = {
   json = function(name) return core.json_decode(core.read_text(name), name) end,
   jsonl = function(name) return jsonl_decode(core.read_text(name), name) end,
   txt = core.read_text,
+  md = core.read_text,
 }
 
 local writers = {

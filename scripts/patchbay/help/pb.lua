@@ -35,11 +35,11 @@ text, true or false, or a list (items by commas, of the kind of the default's fi
 an error that lists those it has; reading one from the result is, too. May be called once.]],
     example = 'local arg = pb.params { model = "facts", n = 100, layers = { 0, 1, 2 } }   -- ... n=20 layers=3,4' },
 
-  { name = "pb.read", signature = "pb.read(file) -> data", summary = "Read a file by its ending: .safetensors, .npy, .csv, .json, .jsonl, .txt.",
+  { name = "pb.read", signature = "pb.read(file) -> data", summary = "Read a file by its ending: .safetensors, .npy, .csv, .json, .jsonl, .txt, .md.",
     text = [[
 .safetensors: a table of names and tensors (floats of any width as float32, integers as int32). .npy: a tensor. .csv: a list of
 rows, each a table by the names of the first line (numbers where a field is one and was not quoted), and the list of names.
-.json: a value; .jsonl: a list of values; null is pb.null. .txt: the text.
+.json: a value; .jsonl: a list of values; null is pb.null. .txt, .md: the text.
 
 Where: relative to the recipe's folder, then to the output folder, then to the current one; a recipe may read in its own folder,
 its output folder and folders given with --read DIR (anywhere with --trust).]],
