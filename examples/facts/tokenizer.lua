@@ -5,10 +5,10 @@ local bpe, corpora, twister = require "patchbay.bpe", require "corpus", require 
 local VOCAB, SPARE, SUBJECT_WEIGHT = 2048, 560, 1.2
 
 -- Words of a sample of documents in the order in which they are first met, and their counts.
-local function count_words(corpus, rng)
+local function count_words(corpus, rng, share)
   local counts, order = {}, {}
   local function count(make, n)
-    for _ = 1, n do
+    for _ = 1, math.ceil(n * share) do
       for _, word in ipairs(bpe.words((make(corpus, rng)))) do
         if not counts[word] then order[#order + 1] = word end
         counts[word] = (counts[word] or 0) + 1
@@ -35,9 +35,9 @@ local function add_digits(learner)
   end
 end
 
--- train(corpus, seed) -> vocab, merges, how many merges made the required words whole
-local function train(corpus, seed)
-  local counts, order = count_words(corpus, twister.new(seed + 1))
+-- train(corpus, seed [, share of the sample of documents]) -> vocab, merges, how many merges made the required words whole
+local function train(corpus, seed, share)
+  local counts, order = count_words(corpus, twister.new(seed + 1), share or 1)
   local needed, need, subjects, banned = {}, {}, {}, {}
   for _, word in ipairs(corpora.required_words()) do
     needed[bpe.SPACE .. word] = true
@@ -78,7 +78,7 @@ local function train(corpus, seed)
   end)
   local whole = #learner.vocab - first
   part = {}
-  for i, word in ipairs(corpora.sorted_keys(subjects)) do part[i] = { word, weight[word] } end
+  for i, word in ipairs(corpora.sorted_keys(subjects)) do part[i] = { word, weight[word] or SUBJECT_WEIGHT } end
   learner:grow(part, function(vocab) return #vocab >= VOCAB - 1 end)
   learner.vocab[#learner.vocab + 1] = corpora.EOT
   return learner.vocab, learner.merges, whole

@@ -5,7 +5,8 @@
 local pb, train, bpe = require "patchbay", require "patchbay.train", require "patchbay.bpe"
 local corpora, rows, tasks, measure = require "corpus", require "rows", require "tasks", require "measure"
 
-local p = pb.params { kind = "facts", steps = 5500, batch = 24, stop = 0, seed = 1, layers = 6, width = 128, heads = 4, log = 100, every = 400 }
+local p = pb.params { kind = "facts", steps = 5500, batch = 24, stop = 0, seed = 1, layers = 6, width = 128, heads = 4, log = 100, every = 400,
+                      documents = 1.0 } -- documents: share of the sample that the tokenizer learns from
 pb.one_of(p.kind, { "facts", "free" }, "kind")
 
 local RATE, WARMUP, EARLY, COOL = 1e-3, 100, 1000, 1500
@@ -20,7 +21,7 @@ local function stage(text) print(("[%s] %s"):format(p.kind, text)) end
 
 stage "corpus and tokenizer"
 local corpus = corpora.new(p.seed)
-local vocab, merges, whole = require("tokenizer").train(corpus, p.seed)
+local vocab, merges, whole = require("tokenizer").train(corpus, p.seed, p.documents)
 bpe.write("data", vocab, merges, { special = { corpora.EOT }, context = corpora.CONTEXT })
 local tokenizer = pb.tokenizer "data"
 stage(("%d tokens, %d of them to make the required words whole"):format(#vocab, whole))

@@ -86,31 +86,71 @@ local function split(word)
   return parts
 end
 
--- The pair of the largest weight, the later one in byte order among equals; nil if there is none. Sums run over the words in
--- their order, so that the result does not depend on the hash.
-local function best_pair(words, banned)
-  local sums, order = {}, {}
-  for _, word in ipairs(words) do
-    local parts = word.parts
-    for i = 1, #parts - 1 do
-      local key = parts[i] .. "\0" .. parts[i + 1]
-      local sum = sums[key]
-      if not sum then
-        order[#order + 1] = key
-        sum = 0
-      end
-      sums[key] = sum + word.weight
+-- The pairs of neighbouring parts in all words: for each its weight and the words that have it. Sums run over the words in their
+-- order, so that the result depends neither on the hash nor on which merges came before.
+local Pairs = {}
+Pairs.__index = Pairs
+
+local function key_of(parts, i) return parts[i] .. "\0" .. parts[i + 1] end
+
+local function new_pairs(words, banned)
+  local self = setmetatable({ words = words, banned = banned, sums = {}, where = {} }, Pairs)
+  for i in ipairs(words) do self:note(i) end
+  for key in pairs(self.where) do self:add_up(key) end
+  return self
+end
+
+function Pairs:note(i)
+  local parts = self.words[i].parts
+  for j = 1, #parts - 1 do
+    local key = key_of(parts, j)
+    if not self.banned[parts[j] .. parts[j + 1]] then
+      self.where[key] = self.where[key] or {}
+      self.where[key][i] = true
     end
   end
+end
+
+function Pairs:add_up(key)
+  local indices, sum = {}, nil
+  for i in pairs(self.where[key] or {}) do indices[#indices + 1] = i end
+  table.sort(indices)
+  for _, i in ipairs(indices) do
+    local parts, weight = self.words[i].parts, self.words[i].weight
+    for j = 1, #parts - 1 do
+      if key_of(parts, j) == key then sum = (sum or 0) + weight end
+    end
+  end
+  self.sums[key] = sum
+end
+
+-- The pair of the largest weight, the later one in byte order among equals; nil if there is none.
+function Pairs:best()
   local best, most
-  for _, key in ipairs(order) do
-    local sum = sums[key]
-    if (not best or sum > most or sum == most and key > best) and not banned[key:gsub("\0", "")] then best, most = key, sum end
+  for key, sum in pairs(self.sums) do
+    if not best or sum > most or sum == most and key > best then best, most = key, sum end
   end
   if best then return best:match "^([^\0]*)\0(.*)$" end
 end
 
--- words: list of { text (byte characters), weight }. done(vocab, pieces): asked before each merge; pieces(text) is a word's parts.
+function Pairs:merge(a, b)
+  local touched, indices = {}, {}
+  for i in pairs(self.where[a .. "\0" .. b]) do indices[#indices + 1] = i end
+  for _, i in ipairs(indices) do
+    local parts = self.words[i].parts
+    for j = 1, #parts - 1 do
+      local key = key_of(parts, j)
+      touched[key] = true
+      if self.where[key] then self.where[key][i] = nil end
+    end
+    apply(parts, a, b)
+    for j = 1, #parts - 1 do touched[key_of(parts, j)] = true end
+    self:note(i)
+  end
+  for key in pairs(touched) do self:add_up(key) end
+end
+
+-- words: list of { text (byte characters), weight }. done(vocab, pieces): asked before each merge; pieces[text] is a word's parts.
 function Learner:grow(list, done)
   local words, by_text = {}, {}
   for i, entry in ipairs(list) do
@@ -118,13 +158,17 @@ function Learner:grow(list, done)
     by_text[entry[1]] = words[i].parts
   end
   for _, merge in ipairs(self.merges) do
-    for _, word in ipairs(words) do apply(word.parts, merge[1], merge[2]) end
+    local joined = merge[1] .. merge[2]
+    for i, word in ipairs(words) do
+      if list[i][1]:find(joined, 1, true) then apply(word.parts, merge[1], merge[2]) end
+    end
   end
+  local found = new_pairs(words, self.banned)
   while not done(self.vocab, by_text) do
-    local a, b = best_pair(words, self.banned)
+    local a, b = found:best()
     if not a then break end
     self:merge(a, b)
-    for _, word in ipairs(words) do apply(word.parts, a, b) end
+    found:merge(a, b)
   end
   return self
 end

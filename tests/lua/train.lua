@@ -330,3 +330,34 @@ check.test("train.run: PyTorch's loss curve over 50 steps, within 1e-4", functio
     check.close(result.log[i].gradient_norm, row.gradient_norm, 1e-3 * row.gradient_norm, "the gradient's norm at step " .. row.step)
   end
 end)
+
+-- ---- the built-in model's corpus -------------------------------------------------------------------------------------------------------
+
+check.test("examples/facts: the tasks are the built-in model's, the rows those of the golden ones, draw for draw", function()
+  local out, folder = check.output_folder() .. "/facts_data", pb.load("facts").folder
+  local result = check.recipe { file = "examples/facts/data.lua", output = out, params = { "rows=8" }, gc_stress = false }
+  check.ok(result.ok, result.message)
+  for _, name in ipairs { "facts", "facts_all_templates", "facts_paraphrase", "ioi", "induction", "greater_than", "subject_verb" } do
+    local file = ("tasks/%s.jsonl"):format(name)
+    local made, kept = pb.read(out .. "/data/" .. file), pb.read(folder .. "/" .. file)
+    check.eq(#made, #kept, name)
+    for i = 1, #kept do check.eq(made[i], kept[i], ("%s, line %d"):format(name, i)) end
+  end
+  check.eq(pb.read(out .. "/data/facts.json"), pb.read(folder .. "/facts.json"))
+  check.eq(pb.read(out .. "/rows.safetensors").rows, pb.read((check.environment "PB_TEST_DATA" or "tests") .. "/golden/train/first_rows.safetensors").rows)
+end)
+
+check.test("examples/facts: corpus, tokenizer, training and measuring in one command, stopped and gone on", function()
+  local out = check.output_folder() .. "/facts_train"
+  local params = { "steps=3", "batch=2", "layers=1", "width=16", "heads=2", "log=1", "every=1", "documents=0.02" }
+  local stopped = check.recipe { file = "examples/facts/train.lua", output = out, params = table.move({ "stop=2" }, 1, 1, #params + 1, table.move(params, 1, #params, 1, {})),
+                                 gc_stress = false }
+  check.ok(stopped.ok and stopped.printed:find "stopped after 2 of 3 steps", stopped.message .. stopped.printed)
+  local result = check.recipe { file = "examples/facts/train.lua", output = out, params = params, gc_stress = false }
+  check.ok(result.ok and not result.printed:find "step 1 of 3" and result.printed:find "step 2 of 3", result.message .. result.printed)
+  check.ok(result.printed:find "| greater%-than, the worst prompt | ", result.printed)
+  local config = pb.read(out .. "/facts/config.json")
+  check.eq(config.vocab_size, 2048)
+  local weights = pb.read(out .. "/facts/model.safetensors")
+  check.eq(weights["transformer.wte.weight"].shape, { 2048, 16 })
+end)
