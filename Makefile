@@ -39,7 +39,7 @@ LIB_SRC   := $(filter-out $(ISA_SRC),$(wildcard src/*/*.c))
 LIB_OBJ   := $(LIB_SRC:%.c=$(BUILD)/%.o) $(ISA_OBJ)
 TEST_SRC  := $(wildcard tests/c/test_*.c)
 TEST_BIN  := $(TEST_SRC:tests/c/%.c=$(BUILD)/tests/%)
-BENCH_SRC := $(wildcard tests/bench/bench_*.c)
+BENCH_SRC := $(filter-out tests/bench/bench_common.c,$(wildcard tests/bench/bench_*.c))
 BENCH_BIN := $(BENCH_SRC:tests/bench/%.c=$(BUILD)/bench/%)
 SUPPORT_OBJ := $(patsubst %.c,$(BUILD)/%.o,$(wildcard tests/support/*.c))
 FORMATTED := $(wildcard include/patchbay/*.h src/*.c src/*/*.[ch] tests/*/*.[ch])
@@ -95,7 +95,7 @@ $(BUILD)/tests/%: $(BUILD)/tests/c/%.o $(SUPPORT_OBJ) $(BUILD)/libpatchbay.a
 	@mkdir -p $(@D)
 	$(call show,LD,$@)$(CC) $(LDFLAGS_ALL) $^ -lcmocka $(DEP_LIBS) -o $@
 
-$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(BUILD)/tests/support/model_writer.o $(BUILD)/libpatchbay.a
+$(BUILD)/bench/%: $(BUILD)/tests/bench/%.o $(BUILD)/tests/bench/bench_common.o $(BUILD)/tests/support/model_writer.o $(BUILD)/libpatchbay.a
 	@mkdir -p $(@D)
 	$(call show,LD,$@)$(CC) $(LDFLAGS_ALL) $^ $(DEP_LIBS) -o $@
 
