@@ -111,7 +111,9 @@ check:
 	+$(MAKE) ubsan
 
 SAN_COMMON := -fno-sanitize-recover=all -fno-omit-frame-pointer
-SAN_ENV    := PB_TEST_TIMEOUT=900 ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:$(ASAN_OPTIONS) \
+# The Lua suite again with the collector stressed takes long here: only the files that test bindings.
+STRESSED   := $(wildcard $(patsubst %,tests/lua/%.lua,tensor grid run patch metric model io params sweep memory grad storage))
+SAN_ENV    := PB_TEST_STRESSED='$(STRESSED)' PB_TEST_TIMEOUT=2400 ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:$(ASAN_OPTIONS) \
               LSAN_OPTIONS=suppressions=$(CURDIR)/tests/lsan.supp:print_suppressions=0:$(LSAN_OPTIONS) \
               UBSAN_OPTIONS=print_stacktrace=1:$(UBSAN_OPTIONS)
 asan:

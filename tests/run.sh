@@ -1,12 +1,14 @@
 #!/bin/sh
-# Runs cmocka executables and the Lua suite (twice: once with a collection at every step), goes on through failures, and ends with one line that counts every test:
+# Runs cmocka executables and the Lua suite (twice: once with a collection at every step), goes on through failures, and
+# ends with one line that counts every test:
 #     N passed, N failed[, N skipped]
 # usage: tests/run.sh PATCHBAY EXECUTABLE...      (PATCHBAY '-': no Lua suite)
 # VERBOSE=1 shows all output (else only of what failed, and every skip). PB_TEST_WRAP: a command in front (valgrind).
 # PB_TEST_TIMEOUT: seconds that one executable may take. PB_TEST_LUA: how the Lua suite runs, by default "plain stressed".
+# PB_TEST_STRESSED: which files run with the collector stressed, by default all.
 patchbay=$1
 shift
-: "${PB_TEST_DATA:=tests}" "${PB_SHARED:=../shared}" "${PB_TEST_TIMEOUT:=600}" "${PB_TEST_LUA=plain stressed}"
+: "${PB_TEST_DATA:=tests}" "${PB_SHARED:=../shared}" "${PB_TEST_TIMEOUT:=600}" "${PB_TEST_LUA=plain stressed}" "${PB_TEST_STRESSED:=tests/lua}"
 export PB_TEST_DATA PB_SHARED
 # Idle threads sleep: on a busy machine spinning ones make small tests take minutes. The user's own setting stays.
 : "${OMP_WAIT_POLICY:=passive}"
@@ -59,20 +61,20 @@ for executable in "$@"; do
     report "${executable##*/}" $counts "$status"
 done
 
-lua_suite() { # NAME OPTION...
+lua_suite() { # NAME ARGUMENT...
     name=$1
     shift
     start=$(date +%s)
     # shellcheck disable=SC2086
-    $limit $PB_TEST_WRAP "$patchbay" test "$@" tests/lua >"$log" 2>&1 </dev/null
+    $limit $PB_TEST_WRAP "$patchbay" test "$@" >"$log" 2>&1 </dev/null
     status=$?
     counts=$(awk '/^[0-9]+ passed, [0-9]+ failed/ { ok = $1; bad = $3; skip = $5 } END { print ok + 0, bad + 0, skip + 0 }' "$log")
     # shellcheck disable=SC2086
     report "$name" $counts "$status"
 }
 if [ "$patchbay" != - ]; then
-    case $PB_TEST_LUA in *plain*) lua_suite tests/lua ;; esac
-    case $PB_TEST_LUA in *stressed*) lua_suite 'tests/lua, collector stressed' --gc-stress ;; esac
+    case $PB_TEST_LUA in *plain*) lua_suite tests/lua tests/lua ;; esac
+    case $PB_TEST_LUA in *stressed*) lua_suite 'tests/lua, collector stressed' --gc-stress $PB_TEST_STRESSED ;; esac
 fi
 
 line="$passed passed, $failed failed"
