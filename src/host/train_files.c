@@ -58,7 +58,7 @@ static pb_status digest_of(pb_context *ctx, const char *identity, const char *st
     return status;
 }
 
-/* trainer:save(file, identity, state) */
+/* trainer:save(file, identity, state) -> digest */
 int pb_trainer_save(lua_State *L) {
     pb_check_arity(L, 4);
     const pb_trainer *t = pb_check_trainer(L, 1);
@@ -75,7 +75,8 @@ int pb_trainer_save(lua_State *L) {
     const char *const texts[] = {"digest", digest, "identity", identity, "state", state};
     PB_LUA(L, pb_safetensors_write(ctx, path, tensors, n, texts, 3, pb_lua_error(L)));
     pb_host_wrote(L, path);
-    return 0;
+    lua_pushstring(L, digest);
+    return 1;
 }
 
 _Noreturn static void refuse(lua_State *L, const char *file, const char *why) {

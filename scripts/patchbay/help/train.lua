@@ -23,7 +23,7 @@ value = -math.huge }. Dropout: 0 with that probability, else 1 / (1 - rate); the
     summary = "The trainer's own tensors (moments: first, second): changing them changes it." },
   { name = "trainer:names", signature = "trainer:names() -> list", summary = "The trained weights, in the model's order." },
   { name = "trainer:seconds", signature = "trainer:seconds() -> number", summary = "A clock that only goes forward, for rates." },
-  { name = "trainer:save", signature = "trainer:save(file, identity, state)", summary = "Weights and moments into a .safetensors file of the output folder, with two texts and a digest.",
+  { name = "trainer:save", signature = "trainer:save(file, identity, state) -> digest", summary = "Weights and moments into a .safetensors file of the output folder, with two texts and a digest.",
     text = "identity: what the run is; state: how far it has come. The file appears whole or not at all." },
   { name = "trainer:load", signature = "trainer:load(file, identity) -> state", summary = "Take weights and moments from such a file; nil if there is none.",
     text = "Another identity, other shapes or a wrong digest are errors, and nothing is changed then." },
