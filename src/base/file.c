@@ -355,7 +355,30 @@ static pb_status make_one(const char *path, pb_error *err) {
     int number = errno;
     if (pb_folder_exists(path))
         return PB_OK;
+    if (number == EEXIST)
+        return pb_fail(err, PB_ERR_IO, "cannot make the folder '%.400s': a file of this name is there", path);
     return fail_errno(err, "make the folder", path, number);
+}
+
+pb_status pb_folder_check(pb_context *ctx, const char *path, pb_error *err) {
+    char *there = pb_strdup(ctx, path);
+    if (!there)
+        return pb_fail_memory(err, ctx, strlen(path) + 1, "a folder name");
+    struct stat info;
+    while (stat(there, &info) != 0 && (errno == ENOENT || errno == ENOTDIR) && strcmp(there, ".") != 0) {
+        char *up = pb_path_folder(ctx, there);
+        pb_free(there);
+        if (!up)
+            return pb_fail_memory(err, ctx, strlen(path) + 1, "a folder name");
+        there = up;
+    }
+    pb_status status = PB_OK;
+    if (stat(there, &info) == 0 && !S_ISDIR(info.st_mode))
+        status = pb_fail(err, PB_ERR_IO, "cannot write into '%.400s': it is a file, a folder was expected", there);
+    else if (access(there, W_OK | X_OK) != 0)
+        status = fail_errno(err, "write into the folder", there, errno);
+    pb_free(there);
+    return status;
 }
 
 pb_status pb_folder_create(pb_context *ctx, const char *path, pb_error *err) {

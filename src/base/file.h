@@ -54,5 +54,7 @@ const char *pb_path_name(const char *path);
 char *pb_path_folder(pb_context *ctx, const char *path);
 /* Makes path and every missing folder above it; existing ones are fine. */
 pb_status pb_folder_create(pb_context *ctx, const char *path, pb_error *err);
+/* Whether it could be made and written into, as far as permissions say before anything is tried; makes nothing. */
+pb_status pb_folder_check(pb_context *ctx, const char *path, pb_error *err);
 
 #endif

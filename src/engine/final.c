@@ -117,7 +117,7 @@ static double kl_row(const pb_reference *ref, int32_t ordinal, const float *row,
     double sum = 0, ref_logsum = ref->logsum[ordinal];
     for (int64_t v = 0; v < vocab; v++) {
         double log_p = p[v] - ref_logsum, prob = exp(log_p);
-        if (prob > 0)
+        if (!(prob <= 0)) /* NaN counts: a reference that is broken must not look like agreement */
             sum += prob * (log_p - (row[v] - logsum));
     }
     return sum;

@@ -649,8 +649,12 @@ void pb_batch_add(lua_State *L, int batch_index, int run_index, int variant_inde
         return;
     }
     static const char *const no_fields[] = {NULL};
-    pb_check_fields(L, variant_index, no_fields, INT32_MAX);
     lua_Integer n = (lua_Integer)lua_rawlen(L, variant_index);
+    if (n == 0)
+        lua_pushnil(L);
+    if (n == 0 && lua_next(L, variant_index)) /* fields, but no list: it is meant as one patch */
+        pb_lua_fail(L, "%sit has no 'site': a patch says where, as { site = \"resid_pre\", layer = 3, ... }", push_place(&r));
+    pb_check_fields(L, variant_index, no_fields, INT32_MAX);
     for (lua_Integer i = 1; i <= n; i++) {
         lua_rawgeti(L, variant_index, i);
         if (lua_type(L, -1) != LUA_TTABLE)

@@ -83,7 +83,10 @@ int pb_command_run(const char *recipe, const pb_command_options *o) {
                                .gc_stress = o->gc_stress,
                                .show_progress = isatty(STDERR_FILENO) == 1};
     pb_interrupt_begin(ctx, o->time);
-    status = pb_host_create(ctx, &options, &host, &err);
+    if (o->output) /* said now, not after an hour of computing */
+        status = pb_folder_check(ctx, o->output, &err);
+    if (status == PB_OK)
+        status = pb_host_create(ctx, &options, &host, &err);
     if (status == PB_OK)
         status = pb_host_run_file(host, recipe, &err);
     if (status == PB_OK)

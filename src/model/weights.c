@@ -82,7 +82,7 @@ static pb_status take(pb_loading *loading, const char *name, int ndim, const int
         entry->type != PB_STORED_F64)
         return pb_fail(err, PB_ERR_UNSUPPORTED,
                        "%s: tensor '%s' is stored as %s; weights must be F32, F16, BF16 or F64", file_of(weight), name,
-                       pb_stored_name(entry->type));
+                       entry->dtype ? entry->dtype : pb_stored_name(entry->type));
     weight->used = true;
     *out = weight;
     return PB_OK;

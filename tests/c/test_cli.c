@@ -232,6 +232,12 @@ static void cli__output_that_cannot_be_written__says_so(void **state) {
     write_file("write.lua", "require 'patchbay'.write('a.txt', 'x')\n");
     assert_says(run("run", test_path(folder, "write.lua"), "-o", "/proc/nowhere"), 1,
                 "cannot make the folder '/proc/nowhere'");
+    write_file("busy.lua", "print 'computing'\n");
+    result *r = run("run", test_path(folder, "busy.lua"), "-o", test_path(folder, "word.lua/deeper/out"));
+    assert_says(r, 1, "word.lua");
+    assert_string_equal(r->out, ""); /* before the recipe began */
+    assert_says(run("run", test_path(folder, "busy.lua"), "-o", test_path(folder, "word.lua")), 1,
+                "a folder was expected");
 }
 
 /* ---- stopping ---------------------------------------------------------------------------------------------------- */

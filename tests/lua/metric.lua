@@ -96,3 +96,14 @@ check.test("metrics say what they are, and one serves several models", function(
   check.eq(pb.metric.prob(" Paris")(again:run(run.tokens)), pb.metric.prob(" Paris")(run))
   check.raises(function() pb.metric.kl(run)(again:run(run.tokens)) end, "another model")
 end)
+
+check.test("NaN in the unembedding is said, whatever asks for the logits", function()
+  local wte = model:weight("transformer.wte.weight"):clone()
+  wte:set(0, 5, 0 / 0) -- the row of a token that the prompt does not have: the streams stay finite
+  local broken = model:with { ["transformer.wte.weight"] = wte }
+  local bad = broken:run(run.tokens)
+  for _, metric in ipairs { pb.metric.prob " Paris", pb.metric.log_prob " Paris", pb.metric.nll(), pb.metric.kl(bad) } do
+    check.raises(function() local _ = metric(bad) end, "not a number")
+  end
+  check.raises(function() local _ = bad:top(1) end, "NaN", "token 0")
+end)

@@ -13,6 +13,11 @@ function core.methods.run.top(run, k, options)
   local logits = run:value { site = "logits", pos = options.pos or -1 }
   if logits.shape[1] ~= 1 then core.raise("top is of one position: pos must be a number") end
   logits = logits:select(0, 0)
+  local nans = logits:isnan()
+  if nans:max() > 0 then
+    core.raise(("logits at this position are NaN, first that of token %d: look at ln_final, the unembedding and patches at the final sites")
+      :format(nans:argmax()))
+  end
   local probs, values, ids = logits:softmax(0), logits:topk(k)
   local list, model = {}, run.model
   for i = 0, k - 1 do
