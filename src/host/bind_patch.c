@@ -653,7 +653,7 @@ void pb_batch_add(lua_State *L, int batch_index, int run_index, int variant_inde
     if (n == 0)
         lua_pushnil(L);
     if (n == 0 && lua_next(L, variant_index)) /* fields, but no list: it is meant as one patch */
-        pb_lua_fail(L, "%sit has no 'site': a patch says where, as { site = \"resid_pre\", layer = 3, ... }", push_place(&r));
+        refuse(&r, "it has no 'site': a patch says where, as { site = \"resid_pre\", layer = 3, ... }");
     pb_check_fields(L, variant_index, no_fields, INT32_MAX);
     for (lua_Integer i = 1; i <= n; i++) {
         lua_rawgeti(L, variant_index, i);
