@@ -35,7 +35,7 @@ typedef struct pb_error {
 
 #if defined(__GNUC__)
 #define PB_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
-#define PB_NODISCARD __attribute__((warn_unused_result))
+#define PB_NODISCARD         __attribute__((warn_unused_result))
 #else
 #define PB_PRINTF(fmt, args)
 #define PB_NODISCARD
@@ -52,11 +52,11 @@ pb_status pb_error_prefix(pb_error *err, pb_status status, const char *format, .
 const char *pb_status_name(pb_status status);
 
 /* Return early on failure; only where nothing must be released. */
-#define PB_TRY(expr)                           \
-    do {                                       \
-        pb_status pb_try_status_ = (expr);     \
-        if (pb_try_status_ != PB_OK)           \
-            return pb_try_status_;             \
+#define PB_TRY(expr)                                                                                                   \
+    do {                                                                                                               \
+        pb_status pb_try_status_ = (expr);                                                                             \
+        if (pb_try_status_ != PB_OK)                                                                                   \
+            return pb_try_status_;                                                                                     \
     } while (0)
 
 #ifdef __cplusplus

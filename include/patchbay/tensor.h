@@ -23,17 +23,23 @@ typedef struct pb_tensor pb_tensor;
 /* ---- making ---------------------------------------------------------------------------------------------------- */
 
 /* Uninitialised / zero / constant. shape[ndim], entries >= 0; ndim 0 is a scalar. */
-pb_status pb_tensor_create(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t *shape, pb_tensor **out, pb_error *err);
-pb_status pb_tensor_zeros(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t *shape, pb_tensor **out, pb_error *err);
+pb_status pb_tensor_create(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t *shape, pb_tensor **out,
+                           pb_error *err);
+pb_status pb_tensor_zeros(pb_context *ctx, pb_dtype dtype, int ndim, const int64_t *shape, pb_tensor **out,
+                          pb_error *err);
 pb_status pb_tensor_full(pb_context *ctx, int ndim, const int64_t *shape, float value, pb_tensor **out, pb_error *err);
 /* Copies. */
-pb_status pb_tensor_from_floats(pb_context *ctx, int ndim, const int64_t *shape, const float *data, pb_tensor **out, pb_error *err);
-pb_status pb_tensor_from_ints(pb_context *ctx, int ndim, const int64_t *shape, const int32_t *data, pb_tensor **out, pb_error *err);
+pb_status pb_tensor_from_floats(pb_context *ctx, int ndim, const int64_t *shape, const float *data, pb_tensor **out,
+                                pb_error *err);
+pb_status pb_tensor_from_ints(pb_context *ctx, int ndim, const int64_t *shape, const int32_t *data, pb_tensor **out,
+                              pb_error *err);
 /* 0, 1, ... n-1 scaled: start + i * step, [n]. */
 pb_status pb_tensor_range(pb_context *ctx, double start, double step, int64_t n, pb_tensor **out, pb_error *err);
 /* Standard normal / uniform [0,1) draws of the counter-based generator (rng.h): element i of draw `draw`. */
-pb_status pb_tensor_normal(pb_context *ctx, int ndim, const int64_t *shape, uint64_t seed, uint64_t draw, pb_tensor **out, pb_error *err);
-pb_status pb_tensor_uniform(pb_context *ctx, int ndim, const int64_t *shape, uint64_t seed, uint64_t draw, pb_tensor **out, pb_error *err);
+pb_status pb_tensor_normal(pb_context *ctx, int ndim, const int64_t *shape, uint64_t seed, uint64_t draw,
+                           pb_tensor **out, pb_error *err);
+pb_status pb_tensor_uniform(pb_context *ctx, int ndim, const int64_t *shape, uint64_t seed, uint64_t draw,
+                            pb_tensor **out, pb_error *err);
 
 pb_tensor *pb_tensor_ref(pb_tensor *t);
 void pb_tensor_unref(pb_tensor *t); /* NULL is a no-op */
@@ -79,18 +85,48 @@ pb_status pb_tensor_squeeze(const pb_tensor *t, int axis, pb_tensor **out, pb_er
 
 pb_status pb_tensor_clone(const pb_tensor *t, pb_tensor **out, pb_error *err);
 pb_status pb_tensor_make_contiguous(const pb_tensor *t, pb_tensor **out, pb_error *err); /* itself if it is already */
-pb_status pb_tensor_cast(const pb_tensor *t, pb_dtype dtype, pb_tensor **out, pb_error *err); /* to int: exact integers only */
+pb_status pb_tensor_cast(const pb_tensor *t, pb_dtype dtype, pb_tensor **out,
+                         pb_error *err); /* to int: exact integers only */
 /* Rows `indices[n]` along axis, copied. */
-pb_status pb_tensor_index(const pb_tensor *t, int axis, const int64_t *indices, int64_t n, pb_tensor **out, pb_error *err);
+pb_status pb_tensor_index(const pb_tensor *t, int axis, const int64_t *indices, int64_t n, pb_tensor **out,
+                          pb_error *err);
 pb_status pb_tensor_concat(const pb_tensor *const *parts, int n, int axis, pb_tensor **out, pb_error *err);
 pb_status pb_tensor_stack(const pb_tensor *const *parts, int n, int axis, pb_tensor **out, pb_error *err);
 
 /* ---- elementwise ------------------------------------------------------------------------------------------------------ */
 
-typedef enum pb_binary { PB_ADD, PB_SUB, PB_MUL, PB_DIV, PB_POW, PB_MIN, PB_MAX,
-                         PB_EQ, PB_NE, PB_LT, PB_LE, PB_GT, PB_GE } pb_binary; /* comparisons give 0 or 1 */
-typedef enum pb_unary { PB_NEG, PB_ABS, PB_SIGN, PB_EXP, PB_LOG, PB_SQRT, PB_TANH, PB_SIGMOID, PB_SQUARE,
-                        PB_RELU, PB_GELU, PB_GELU_TANH, PB_SILU, PB_ERF, PB_ISNAN } pb_unary;
+typedef enum pb_binary {
+    PB_ADD,
+    PB_SUB,
+    PB_MUL,
+    PB_DIV,
+    PB_POW,
+    PB_MIN,
+    PB_MAX,
+    PB_EQ,
+    PB_NE,
+    PB_LT,
+    PB_LE,
+    PB_GT,
+    PB_GE
+} pb_binary; /* comparisons give 0 or 1 */
+typedef enum pb_unary {
+    PB_NEG,
+    PB_ABS,
+    PB_SIGN,
+    PB_EXP,
+    PB_LOG,
+    PB_SQRT,
+    PB_TANH,
+    PB_SIGMOID,
+    PB_SQUARE,
+    PB_RELU,
+    PB_GELU,
+    PB_GELU_TANH,
+    PB_SILU,
+    PB_ERF,
+    PB_ISNAN
+} pb_unary;
 
 pb_status pb_tensor_binary(pb_binary op, const pb_tensor *a, const pb_tensor *b, pb_tensor **out, pb_error *err);
 pb_status pb_tensor_binary_scalar(pb_binary op, const pb_tensor *a, double b, pb_tensor **out, pb_error *err);
@@ -102,13 +138,23 @@ pb_status pb_tensor_unary(pb_unary op, const pb_tensor *a, pb_tensor **out, pb_e
 pb_status pb_tensor_binary_in_place(pb_binary op, pb_tensor *t, const pb_tensor *b, pb_error *err);
 pb_status pb_tensor_binary_scalar_in_place(pb_binary op, pb_tensor *t, double b, pb_error *err);
 pb_status pb_tensor_unary_in_place(pb_unary op, pb_tensor *t, pb_error *err);
-pb_status pb_tensor_copy_from(pb_tensor *t, const pb_tensor *b, pb_error *err); /* t[...] = b, broadcasting b; int32 too */
+pb_status pb_tensor_copy_from(pb_tensor *t, const pb_tensor *b,
+                              pb_error *err); /* t[...] = b, broadcasting b; int32 too */
 pb_status pb_tensor_fill(pb_tensor *t, double value, pb_error *err);
 
 /* ---- reductions --------------------------------------------------------------------------------------------------------- */
 
-typedef enum pb_reduction { PB_SUM, PB_MEAN, PB_MAXIMUM, PB_MINIMUM, PB_ARGMAX, PB_ARGMIN, PB_VARIANCE, /* divides by n */
-                            PB_NORM /* euclidean */, PB_LOGSUMEXP } pb_reduction;
+typedef enum pb_reduction {
+    PB_SUM,
+    PB_MEAN,
+    PB_MAXIMUM,
+    PB_MINIMUM,
+    PB_ARGMAX,
+    PB_ARGMIN,
+    PB_VARIANCE, /* divides by n */
+    PB_NORM /* euclidean */,
+    PB_LOGSUMEXP
+} pb_reduction;
 enum { PB_ALL_AXES = -1000 };
 /* axis PB_ALL_AXES reduces to a scalar. keep: the axis stays with length 1. Sums accumulate in double.
  * argmax/argmin give int32, first of equals; NaN wins in maximum, minimum and arg*. An empty axis is an error but for the sum. */
@@ -124,7 +170,8 @@ pb_status pb_tensor_argsort(const pb_tensor *t, bool descending, pb_tensor **out
 /* Number of NaN or infinite entries, and the flat index of the first (-1 if none). */
 int64_t pb_tensor_count_nonfinite(const pb_tensor *t, int64_t *first);
 /* max |a - b| over all entries / max |b|; equal infinities count 0, NaN or other infinities give infinity. */
-pb_status pb_tensor_max_difference(const pb_tensor *a, const pb_tensor *b, double *absolute, double *relative, pb_error *err);
+pb_status pb_tensor_max_difference(const pb_tensor *a, const pb_tensor *b, double *absolute, double *relative,
+                                   pb_error *err);
 
 /* ---- linear algebra (BLAS, LAPACK) ----------------------------------------------------------------------------------------- */
 

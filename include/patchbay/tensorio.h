@@ -9,8 +9,19 @@ extern "C" {
 #endif
 
 /* Types that a stored tensor can have. Sizes in bytes: pb_stored_size. */
-typedef enum pb_stored { PB_STORED_F32, PB_STORED_F16, PB_STORED_BF16, PB_STORED_F64, PB_STORED_I64, PB_STORED_I32,
-                         PB_STORED_I16, PB_STORED_I8, PB_STORED_U8, PB_STORED_BOOL, PB_STORED_OTHER } pb_stored;
+typedef enum pb_stored {
+    PB_STORED_F32,
+    PB_STORED_F16,
+    PB_STORED_BF16,
+    PB_STORED_F64,
+    PB_STORED_I64,
+    PB_STORED_I32,
+    PB_STORED_I16,
+    PB_STORED_I8,
+    PB_STORED_U8,
+    PB_STORED_BOOL,
+    PB_STORED_OTHER
+} pb_stored;
 size_t pb_stored_size(pb_stored type); /* 0 for PB_STORED_OTHER */
 const char *pb_stored_name(pb_stored type);
 
@@ -34,7 +45,7 @@ pb_status pb_safetensors_open(pb_context *ctx, const char *path, pb_safetensors 
 pb_safetensors *pb_safetensors_ref(pb_safetensors *file);
 void pb_safetensors_unref(pb_safetensors *file);
 size_t pb_safetensors_count(const pb_safetensors *file);
-const pb_entry *pb_safetensors_at(const pb_safetensors *file, size_t i);        /* in file order */
+const pb_entry *pb_safetensors_at(const pb_safetensors *file, size_t i);           /* in file order */
 const pb_entry *pb_safetensors_find(const pb_safetensors *file, const char *name); /* NULL if absent */
 const char *pb_safetensors_metadata(const pb_safetensors *file, const char *key);  /* NULL if absent */
 size_t pb_safetensors_bytes(const pb_safetensors *file);
@@ -71,7 +82,8 @@ pb_status pb_safetensors_write(pb_context *ctx, const char *path, const pb_named
 pb_status pb_safetensors_write_entries(pb_context *ctx, const char *path, const pb_entry *const *entries, size_t n,
                                        pb_stored type, const char *const *metadata, size_t n_metadata, pb_error *err);
 pb_status pb_npy_write(const pb_tensor *t, const char *path, pb_error *err);
-pb_status pb_npy_read(pb_context *ctx, const char *path, pb_tensor **out, pb_error *err); /* f4 f8 i4 i8, C or Fortran order */
+pb_status pb_npy_read(pb_context *ctx, const char *path, pb_tensor **out,
+                      pb_error *err); /* f4 f8 i4 i8, C or Fortran order */
 /* Long form: one row per element: axis columns (axis_names[ndim]) then "value" with 9 significant digits; labels[axis]
  * (may be NULL, or NULL per axis) replaces the index by text. RFC 4180 quoting. */
 pb_status pb_csv_write(const pb_tensor *t, const char *const *axis_names, const char *const *const *labels,

@@ -23,12 +23,12 @@ typedef enum pb_special { PB_SPECIAL_DEFAULT, PB_SPECIAL_OFF, PB_SPECIAL_ON } pb
 
 /* text: UTF-8, length bytes, may hold NUL; invalid UTF-8 is an error that names the byte offset. *ids: new block of *n
  * ids (pb_free), never NULL. Time is linear in length. */
-pb_status pb_tokenizer_encode(const pb_tokenizer *t, const char *text, size_t length, pb_special special,
-                              int32_t **ids, size_t *n, pb_error *err);
+pb_status pb_tokenizer_encode(const pb_tokenizer *t, const char *text, size_t length, pb_special special, int32_t **ids,
+                              size_t *n, pb_error *err);
 
 /* *text: new NUL-terminated block of *length bytes (pb_free). An id outside the vocabulary is an error. */
-pb_status pb_tokenizer_decode(const pb_tokenizer *t, const int32_t *ids, size_t n, bool skip_special,
-                              char **text, size_t *length, pb_error *err);
+pb_status pb_tokenizer_decode(const pb_tokenizer *t, const int32_t *ids, size_t n, bool skip_special, char **text,
+                              size_t *length, pb_error *err);
 
 /* The one id of text (without special tokens). More than one token, or none: an error that shows the pieces:
  * "' Parisian' is 2 tokens: ' Paris' (412) 'ian' (87); a metric needs exactly one". */
@@ -41,14 +41,14 @@ pb_status pb_tokenizer_piece(const pb_tokenizer *t, int32_t id, char **text, siz
  * controls and incomplete UTF-8 as \xHH; the special token's own name as it is. New NUL-terminated UTF-8 block (pb_free). */
 pb_status pb_tokenizer_label(const pb_tokenizer *t, int32_t id, char **label, pb_error *err);
 
-int32_t pb_tokenizer_size(const pb_tokenizer *t);                           /* largest id + 1 */
-int32_t pb_tokenizer_find(const pb_tokenizer *t, const char *token);        /* the file's spelling; -1 if absent */
-const char *pb_tokenizer_token(const pb_tokenizer *t, int32_t id);          /* the file's spelling; NULL if none */
+int32_t pb_tokenizer_size(const pb_tokenizer *t);                    /* largest id + 1 */
+int32_t pb_tokenizer_find(const pb_tokenizer *t, const char *token); /* the file's spelling; -1 if absent */
+const char *pb_tokenizer_token(const pb_tokenizer *t, int32_t id);   /* the file's spelling; NULL if none */
 bool pb_tokenizer_is_special(const pb_tokenizer *t, int32_t id);
-int32_t pb_tokenizer_bos(const pb_tokenizer *t);                            /* -1 if none is known */
+int32_t pb_tokenizer_bos(const pb_tokenizer *t); /* -1 if none is known */
 int32_t pb_tokenizer_eos(const pb_tokenizer *t);
-bool pb_tokenizer_adds_special(const pb_tokenizer *t);                      /* PB_SPECIAL_DEFAULT adds something */
-const char *pb_tokenizer_kind(const pb_tokenizer *t);                       /* "byte-level BPE", "BPE with byte fallback", ... */
+bool pb_tokenizer_adds_special(const pb_tokenizer *t); /* PB_SPECIAL_DEFAULT adds something */
+const char *pb_tokenizer_kind(const pb_tokenizer *t);  /* "byte-level BPE", "BPE with byte fallback", ... */
 
 #ifdef __cplusplus
 }

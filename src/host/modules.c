@@ -12,9 +12,8 @@ void pb_open_figure(lua_State *L);
 void pb_open_train(lua_State *L);
 
 void (*const PB_BINDINGS[])(lua_State *L) = {
-    pb_open_tensor, pb_open_tensor_make, pb_open_tokenizer, pb_open_model, pb_open_metric,
-    pb_open_run,    pb_open_measure,     pb_open_grad,      pb_open_figure, pb_open_train,
-    NULL,
+    pb_open_tensor,  pb_open_tensor_make, pb_open_tokenizer, pb_open_model, pb_open_metric, pb_open_run,
+    pb_open_measure, pb_open_grad,        pb_open_figure,    pb_open_train, NULL,
 };
 
 const char *const PB_CORE_FILES[] = {

@@ -97,8 +97,8 @@ typedef struct pb_attention_head {
     float scale;                /* scores = q . k * scale */
     float softcap;              /* 0: none; else cap * tanh(s / cap) */
     float alibi;                /* slope: + alibi * key position (0: none); see alibi_bf16 */
-    bool alibi_bf16;            /* Falcon: position and slope * position rounded to bfloat16, added before the scaling */
-    int64_t window;             /* 0: none; else keys j with query - j < window */
+    bool alibi_bf16; /* Falcon: position and slope * position rounded to bfloat16, added before the scaling */
+    int64_t window;  /* 0: none; else keys j with query - j < window */
 } pb_attention_head;
 
 size_t pb_attention_packed_size(int64_t n_keys, int64_t d_head); /* floats */

@@ -11,8 +11,13 @@
 #include "tensor/gemm.h"
 #include "tensor/kernels.h"
 
-const model_shape bench_gpt2_shape = {.layers = GPT2_LAYERS, .heads = GPT2_HEADS, .d_model = GPT2_WIDTH, .d_mlp = 4 * GPT2_WIDTH,
-                                      .vocab = GPT2_VOCAB, .positions = 1024, .seed = 1};
+const model_shape bench_gpt2_shape = {.layers = GPT2_LAYERS,
+                                      .heads = GPT2_HEADS,
+                                      .d_model = GPT2_WIDTH,
+                                      .d_mlp = 4 * GPT2_WIDTH,
+                                      .vocab = GPT2_VOCAB,
+                                      .positions = 1024,
+                                      .seed = 1};
 
 double bench_now(void) {
     struct timespec t;
@@ -162,7 +167,8 @@ double bench_forward_seconds(pb_model *model, const pb_metric *metric, const int
 /* ---- many variants -------------------------------------------------------------------------------------------------- */
 
 void bench_variants_header(void) {
-    printf("%-28s %6s %10s %8s %8s  %7s %10s %8s\n", "workload", "number", "time", "GFLOP", "GFLOP/s", "of peak", "", "gain");
+    printf("%-28s %6s %10s %8s %8s  %7s %10s %8s\n", "workload", "number", "time", "GFLOP", "GFLOP/s", "of peak", "",
+           "gain");
 }
 
 /* Steps without the factors 2, 3 and 5, so that every k-th variant visits all heads, layers and positions alike. */
@@ -202,17 +208,20 @@ double bench_measure(bench *b, const bench_variants *v) {
     }
     for (size_t i = 0; i < n; i++)
         if (!isfinite(values[i]))
-            bench_need(pb_fail(&err, PB_ERR_NUMERIC, "variant %zu has the value %g", i * step, values[i]), &err, v->name);
+            bench_need(pb_fail(&err, PB_ERR_NUMERIC, "variant %zu has the value %g", i * step, values[i]), &err,
+                       v->name);
 
     const double speed = plan.flops / best * 1e-9, peak = bench_peak(b), seconds = best * all.flops / plan.flops;
-    printf("%-28s %6zu %8.3f s %8.1f %8.1f  %5.1f %% ", v->name, v->n, seconds, all.flops * 1e-9, speed, 100 * speed / peak);
+    printf("%-28s %6zu %8.3f s %8.1f %8.1f  %5.1f %% ", v->name, v->n, seconds, all.flops * 1e-9, speed,
+           100 * speed / peak);
     if (v->goal > 0)
         printf("(goal %2.0f) ", v->goal);
     else
         printf("          ");
     if (v->pass > 0)
         printf("%7.1fx", (double)v->n * v->pass / seconds);
-    printf("  work %4.0f MB in %zu chunk%s", (double)(pb_context_memory_peak(b->ctx) - before) * 1e-6, plan.chunks, plan.chunks == 1 ? "" : "s");
+    printf("  work %4.0f MB in %zu chunk%s", (double)(pb_context_memory_peak(b->ctx) - before) * 1e-6, plan.chunks,
+           plan.chunks == 1 ? "" : "s");
     if (resident)
         printf(", resident %4.0f MB", bench_resident_megabytes());
     printf(", plan %.3f s", planning);

@@ -49,9 +49,9 @@ typedef struct bench_variants {
     const char *name;
     pb_request *requests;
     size_t n;
-    double pass;        /* seconds of one whole forward pass, for the gain; 0: no gain */
-    double goal;        /* per cent of peak; 0: none */
-    double most_gflop;  /* run every k-th variant only, so that it is about as much (not with -w); 0: run all */
+    double pass;       /* seconds of one whole forward pass, for the gain; 0: no gain */
+    double goal;       /* per cent of peak; 0: none */
+    double most_gflop; /* run every k-th variant only, so that it is about as much (not with -w); 0: run all */
     int repeats;
 } bench_variants;
 
