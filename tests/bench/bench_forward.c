@@ -14,8 +14,15 @@
 
 enum { PROMPT = 16, NEW_TOKENS = 33, LONGEST = 1024 };
 
-static const model_shape llama_shape = {.llama = true, .layers = 12, .heads = 16, .kv_heads = 4, .d_model = 1024, .d_mlp = 2816,
-                                        .vocab = 32000, .positions = 1024, .seed = 2};
+static const model_shape llama_shape = {.llama = true,
+                                        .layers = 12,
+                                        .heads = 16,
+                                        .kv_heads = 4,
+                                        .d_model = 1024,
+                                        .d_mlp = 2816,
+                                        .vocab = 32000,
+                                        .positions = 1024,
+                                        .seed = 2};
 
 typedef struct shape_bench {
     bench *common;
@@ -50,7 +57,8 @@ static double read_bandwidth(const bench *b) {
 }
 
 static double forward_flops(const pb_model *m, double n) {
-    double D = pb_model_d_model(m), q = (double)pb_model_heads(m) * pb_model_d_head(m), kv = (double)pb_model_kv_heads(m) * pb_model_d_head(m);
+    double D = pb_model_d_model(m), q = (double)pb_model_heads(m) * pb_model_d_head(m),
+           kv = (double)pb_model_kv_heads(m) * pb_model_d_head(m);
     double mlp = (strcmp(pb_model_family(m), "llama") == 0 ? 3.0 : 2.0) * D * pb_model_d_mlp(m);
     return pb_model_layers(m) * (2.0 * n * (2.0 * D * q + 2.0 * D * kv + mlp) + 4.0 * q * n * (n + 1) / 2);
 }
@@ -67,9 +75,11 @@ static void forward(const shape_bench *b, size_t n) {
     bench_peak(b->common);
     pb_context_reset_memory_peak(ctx);
     const size_t before = pb_context_memory_used(ctx);
-    const double seconds = bench_forward_seconds(b->model, metric, ids, n, n > 500 ? 3 : 6), speed = forward_flops(b->model, (double)n) / seconds * 1e-9;
+    const double seconds = bench_forward_seconds(b->model, metric, ids, n, n > 500 ? 3 : 6),
+                 speed = forward_flops(b->model, (double)n) / seconds * 1e-9;
     const double work = (double)(pb_context_memory_peak(ctx) - before) * 1e-6;
-    printf("%-30s %9.4f s  %7.1f GFLOP/s  %5.1f %% of sgemm ", name, seconds, speed, 100 * speed / bench_peak(b->common));
+    printf("%-30s %9.4f s  %7.1f GFLOP/s  %5.1f %% of sgemm ", name, seconds, speed,
+           100 * speed / bench_peak(b->common));
     printf(n >= 128 ? "(goal 75)" : "         ");
     printf("  work %4.0f MB\n", work);
     fflush(stdout);
@@ -106,8 +116,8 @@ static void decode(shape_bench *b) {
         best = fmin(best, (generate_seconds(prompt, NEW_TOKENS) - one) / (NEW_TOKENS - 1));
     }
     double bandwidth = fmax(b->bandwidth, read_bandwidth(b->common)), speed = b->bytes / best;
-    printf("%-30s %9.4f s  %7.1f tokens/s  %5.1f GB/s  %5.1f %% of %.1f GB/s (goal 60)\n", name, best, 1 / best, speed * 1e-9, 100 * speed / bandwidth,
-           bandwidth * 1e-9);
+    printf("%-30s %9.4f s  %7.1f tokens/s  %5.1f GB/s  %5.1f %% of %.1f GB/s (goal 60)\n", name, best, 1 / best,
+           speed * 1e-9, 100 * speed / bandwidth, bandwidth * 1e-9);
     fflush(stdout);
     pb_run_unref(prompt);
 }

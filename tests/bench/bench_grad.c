@@ -39,7 +39,8 @@ static void make_weight_grads(grad_bench *b) {
 }
 
 /* One step of a batch of n sequences of length tokens each; seconds of the forward and of the backward half. */
-static double step(grad_bench *b, const int32_t *ids, size_t length, size_t n, const pb_metric *metric, bool weights, double *forward) {
+static double step(grad_bench *b, const int32_t *ids, size_t length, size_t n, const pb_metric *metric, bool weights,
+                   double *forward) {
     pb_error err = {0};
     const int32_t *sequences[MOST];
     size_t lengths[MOST];
@@ -47,7 +48,8 @@ static double step(grad_bench *b, const int32_t *ids, size_t length, size_t n, c
     pb_grad_request requests[MOST] = {0};
     pb_tensor *dx[MOST] = {NULL}, **grads[MOST];
     double values[MOST];
-    const pb_site embed = {PB_SITE_RESID_PRE, 0}; /* without weights there must be a site: the gradient goes all the way down */
+    const pb_site embed = {PB_SITE_RESID_PRE,
+                           0}; /* without weights there must be a site: the gradient goes all the way down */
     for (size_t i = 0; i < n; i++) {
         sequences[i] = ids + i * length;
         lengths[i] = length;
@@ -57,7 +59,8 @@ static double step(grad_bench *b, const int32_t *ids, size_t length, size_t n, c
     bench_need(pb_run_create_many(b->common.model, sequences, lengths, n, runs, &err), &err, "forward");
     *forward = bench_now() - start;
     for (size_t i = 0; i < n; i++)
-        requests[i] = (pb_grad_request){.run = runs[i], .metric = metric, .weight = 1.0 / (double)n, .sites = &embed, .n_sites = weights ? 0 : 1};
+        requests[i] = (pb_grad_request){
+            .run = runs[i], .metric = metric, .weight = 1.0 / (double)n, .sites = &embed, .n_sites = weights ? 0 : 1};
     const pb_grad_options options = {.weights = weights ? b->weights : NULL};
     bench_need(pb_grad(requests, n, &options, values, grads, &err), &err, "backward");
     double seconds = bench_now() - start;
@@ -114,7 +117,8 @@ static void backward(grad_bench *b, size_t length, size_t n, bool weights, int r
         best = fmin(best, seconds);
         forward = fmin(forward, half);
     }
-    const double work = (double)(pb_context_memory_peak(c->ctx) - before) * 1e-6, resident_peak = bench_resident_megabytes();
+    const double work = (double)(pb_context_memory_peak(c->ctx) - before) * 1e-6,
+                 resident_peak = bench_resident_megabytes();
     double whole = INFINITY;
     for (int i = 0; i < repeats; i++)
         whole = fmin(whole, loss_seconds(b, ids, length, n, metric));
@@ -133,7 +137,8 @@ static void backward(grad_bench *b, size_t length, size_t n, bool weights, int r
 /* ---- attribution patching ------------------------------------------------------------------------------------------- */
 
 /* (clean - corrupt) . gradient of every head at every position: two forward passes, their z, one backward pass. */
-static double attribution(const grad_bench *b, const int32_t *clean_ids, const int32_t *corrupt_ids, const pb_metric *metric, float *effects) {
+static double attribution(const grad_bench *b, const int32_t *clean_ids, const int32_t *corrupt_ids,
+                          const pb_metric *metric, float *effects) {
     pb_error err = {0};
     pb_site sites[L];
     pb_tensor *clean_z[L], *corrupt_z[L], *gradients[L], **grads = gradients;
@@ -149,7 +154,8 @@ static double attribution(const grad_bench *b, const int32_t *clean_ids, const i
     bench_need(pb_grad(&request, 1, NULL, NULL, &grads, &err), &err, "gradients");
     const int64_t dh = GPT2_WIDTH / H;
     for (int layer = 0; layer < L; layer++) {
-        const float *x = pb_tensor_floats(clean_z[layer]), *y = pb_tensor_floats(corrupt_z[layer]), *g = pb_tensor_floats(gradients[layer]);
+        const float *x = pb_tensor_floats(clean_z[layer]), *y = pb_tensor_floats(corrupt_z[layer]),
+                    *g = pb_tensor_floats(gradients[layer]);
         for (int64_t row = 0; row < T * H; row++) {
             double sum = 0;
             for (int64_t i = row * dh; i < (row + 1) * dh; i++)
@@ -194,16 +200,21 @@ static void against_sweep(grad_bench *b) {
     pb_request *requests = bench_memory(n, sizeof *requests);
     for (size_t i = 0; i < n; i++) {
         const size_t layer = i / (T * H), pos = i / H % T, head = i % H;
-        patches[i] = (pb_patch){.site = {PB_SITE_Z, (int)layer}, .pos = {true, 1, &counting[pos]}, .head = {true, 1, &counting[head]},
-                                .op = PB_PATCH_SET, .value = PB_VALUE_RUN, .run = clean};
+        patches[i] = (pb_patch){.site = {PB_SITE_Z, (int)layer},
+                                .pos = {true, 1, &counting[pos]},
+                                .head = {true, 1, &counting[head]},
+                                .op = PB_PATCH_SET,
+                                .value = PB_VALUE_RUN,
+                                .run = clean};
         requests[i] = (pb_request){.base = corrupt, .patches = &patches[i], .n_patches = 1, .metric = metric};
     }
     printf("\n");
     bench_variants_header();
-    const bench_variants all = {.name = name, .requests = requests, .n = n, .pass = pass, .most_gflop = 250, .repeats = 2};
+    const bench_variants all = {
+        .name = name, .requests = requests, .n = n, .pass = pass, .most_gflop = 250, .repeats = 2};
     double exact = bench_measure(c, &all);
-    printf("%-28s %6zu %8.4f s  (%.1f forward passes of %.4f s)  the exact sweep takes %.1f times as long\n", "heads 12x12x15, attribution", n, best,
-           best / pass, pass, exact / best);
+    printf("%-28s %6zu %8.4f s  (%.1f forward passes of %.4f s)  the exact sweep takes %.1f times as long\n",
+           "heads 12x12x15, attribution", n, best, best / pass, pass, exact / best);
     free(requests);
     free(patches);
     pb_run_unref(clean);
@@ -214,7 +225,8 @@ static void against_sweep(grad_bench *b) {
 int main(int argc, char **argv) {
     grad_bench b = {0};
     bench_start(&b.common, argc, argv, true);
-    printf("\n%-28s %10s %8s %8s  %7s %10s %s\n", "workload", "time", "GFLOP", "GFLOP/s", "of peak", "", "of a forward pass with loss");
+    printf("\n%-28s %10s %8s %8s  %7s %10s %s\n", "workload", "time", "GFLOP", "GFLOP/s", "of peak", "",
+           "of a forward pass with loss");
     backward(&b, 128, 1, true, 3);
     backward(&b, LONGEST, 1, true, 1);
     backward(&b, 64, MOST, true, 1);

@@ -21,10 +21,10 @@ extern char **environ;
 
 typedef struct sweep_bench {
     bench common;
-    pb_run *clean, *corrupt;        /* unrelated tokens */
+    pb_run *clean, *corrupt;               /* unrelated tokens */
     pb_run *prefix_clean, *prefix_corrupt; /* the same first ten tokens */
     pb_metric *metric;
-    double pass;                    /* seconds of one whole forward pass over T tokens, metric included */
+    double pass; /* seconds of one whole forward pass over T tokens, metric included */
 } sweep_bench;
 
 /* Coordinates and patches of every variant of a workload. */
@@ -37,7 +37,8 @@ typedef struct variants {
 
 /* ---- sweeps ------------------------------------------------------------------------------------------------------------ */
 
-static void add(variants *v, const sweep_bench *b, pb_run *base, pb_run *source, pb_site_kind kind, int layer, int pos, int head) {
+static void add(variants *v, const sweep_bench *b, pb_run *base, pb_run *source, pb_site_kind kind, int layer, int pos,
+                int head) {
     const size_t i = v->n++;
     v->positions[i] = pos;
     v->heads[i] = head;
@@ -50,8 +51,12 @@ static void add(variants *v, const sweep_bench *b, pb_run *base, pb_run *source,
 }
 
 static void measure_sweep(sweep_bench *b, const char *name, const variants *v, double goal) {
-    const bench_variants all = {.name = name, .requests = (pb_request *)(uintptr_t)v->requests, .n = v->n, .pass = b->pass,
-                                .goal = goal, .repeats = 3};
+    const bench_variants all = {.name = name,
+                                .requests = (pb_request *)(uintptr_t)v->requests,
+                                .n = v->n,
+                                .pass = b->pass,
+                                .goal = goal,
+                                .repeats = 3};
     bench_measure(&b->common, &all);
 }
 
@@ -125,14 +130,16 @@ static double cold_start_seconds(const char *program, const char *folder) {
         return NAN;
     fputs("local pb = require \"patchbay\"\n"
           "local run = pb.load(\"facts\"):run \"The Eiffel Tower is located in the city of\"\n"
-          "assert(pb.metric.prob(\" Paris\")(run) > 0.9)\n", file);
+          "assert(pb.metric.prob(\" Paris\")(run) > 0.9)\n",
+          file);
     fclose(file);
     for (int i = 0; i < 5; i++) {
         char *const argv[] = {(char *)(uintptr_t)program, "run", recipe, "-o", output, NULL};
         pid_t child;
         int status = 0;
         double start = bench_now();
-        if (posix_spawn(&child, program, NULL, NULL, argv, environ) != 0 || waitpid(child, &status, 0) != child || status != 0)
+        if (posix_spawn(&child, program, NULL, NULL, argv, environ) != 0 || waitpid(child, &status, 0) != child ||
+            status != 0)
             return NAN;
         best = fmin(best, bench_now() - start);
     }
@@ -153,8 +160,8 @@ static void starts(const sweep_bench *b, const char *folder, const char *self) {
         if (isnan(seconds))
             printf("%-28s        not measured: %s does not run the recipe\n", "cold start", program);
         else
-            printf("%-28s        %8.1f ms  (goal 50; a new process, built-in model, to the first probability)\n", "cold start",
-                   1e3 * seconds);
+            printf("%-28s        %8.1f ms  (goal 50; a new process, built-in model, to the first probability)\n",
+                   "cold start", 1e3 * seconds);
     }
 }
 
@@ -179,7 +186,9 @@ int main(int argc, char **argv) {
     sweep_bench b = {0};
     bench_start(&b.common, argc, argv, true);
     make_runs(&b);
-    printf("one whole forward pass over %d tokens: %.4f s (best of 7; the gain extrapolates it to one pass a variant)\n\n", T, b.pass);
+    printf(
+        "one whole forward pass over %d tokens: %.4f s (best of 7; the gain extrapolates it to one pass a variant)\n\n",
+        T, b.pass);
     bench_variants_header();
 
     variants *v = bench_memory(1, sizeof *v);

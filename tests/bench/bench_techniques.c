@@ -51,7 +51,8 @@ static void pattern_entries(techniques *b, int layer) {
                 patches[i].src = one(b, src);
                 requests[i] = request_of(b->corrupt, &patches[i], 1, b->metric);
             }
-    const bench_variants all = {.name = name, .requests = requests, .n = n, .pass = b->pass, .most_gflop = MOST_GFLOP, .repeats = 2};
+    const bench_variants all = {
+        .name = name, .requests = requests, .n = n, .pass = b->pass, .most_gflop = MOST_GFLOP, .repeats = 2};
     bench_measure(&b->common, &all);
     free(requests);
     free(patches);
@@ -76,7 +77,8 @@ static void heads_by_position(techniques *b, const char *name, const pb_site_kin
                     *(kinds[k] == PB_SITE_PATTERN ? &patches[i].dest : &patches[i].pos) = one(b, pos);
                     requests[i] = request_of(b->corrupt, &patches[i], 1, b->metric);
                 }
-    const bench_variants all = {.name = name, .requests = requests, .n = n, .pass = b->pass, .most_gflop = MOST_GFLOP, .repeats = 2};
+    const bench_variants all = {
+        .name = name, .requests = requests, .n = n, .pass = b->pass, .most_gflop = MOST_GFLOP, .repeats = 2};
     bench_measure(&b->common, &all);
     free(requests);
     free(patches);
@@ -84,7 +86,8 @@ static void heads_by_position(techniques *b, const char *name, const pb_site_kin
 
 static void every_head(techniques *b) {
     const pb_site_kind kinds[] = {PB_SITE_Q, PB_SITE_K, PB_SITE_V, PB_SITE_Z, PB_SITE_PATTERN};
-    const char *const names[] = {"heads by pos: q", "heads by pos: k", "heads by pos: v", "heads by pos: z", "heads by pos: pattern"};
+    const char *const names[] = {"heads by pos: q", "heads by pos: k", "heads by pos: v", "heads by pos: z",
+                                 "heads by pos: pattern"};
     heads_by_position(b, "head_by_pos_every", kinds, 5);
     for (size_t k = 0; k < 5 && b->common.filter; k++) /* each alone only when asked for by name */
         heads_by_position(b, names[k], &kinds[k], 1);
@@ -109,8 +112,13 @@ static void trace(techniques *b) {
     pb_patch *patches = bench_memory(n * WINDOW, sizeof *patches);
     pb_request *requests = bench_memory(n, sizeof *requests);
     for (int sample = 0; sample < SAMPLES; sample++) {
-        const pb_patch noise = {.site = {PB_SITE_EMBED, -1}, .pos = {true, 3, subject}, .op = PB_PATCH_ADD, .value = PB_VALUE_NOISE,
-                                .noise_std = 1.5, .noise_seed = 1, .noise_draw = (uint64_t)sample};
+        const pb_patch noise = {.site = {PB_SITE_EMBED, -1},
+                                .pos = {true, 3, subject},
+                                .op = PB_PATCH_ADD,
+                                .value = PB_VALUE_NOISE,
+                                .noise_std = 1.5,
+                                .noise_seed = 1,
+                                .noise_draw = (uint64_t)sample};
         bench_need(pb_run_patched(b->clean, &noise, 1, &noisy[sample], &err), &err, "noisy run");
         for (int kind = 0; kind < 3; kind++)
             for (int layer = 0; layer < L; layer++)
@@ -125,7 +133,8 @@ static void trace(techniques *b) {
                     requests[i] = request_of(noisy[sample], &patches[first], next - first, metric);
                 }
     }
-    const bench_variants all = {.name = name, .requests = requests, .n = n, .pass = pass, .most_gflop = MOST_GFLOP, .repeats = 2};
+    const bench_variants all = {
+        .name = name, .requests = requests, .n = n, .pass = pass, .most_gflop = MOST_GFLOP, .repeats = 2};
     bench_measure(&b->common, &all);
     for (int sample = 0; sample < SAMPLES; sample++)
         pb_run_unref(noisy[sample]);
@@ -139,7 +148,8 @@ static void trace(techniques *b) {
 enum { SENDERS = L * H, RECEIVERS = 3, RECEIVER_LAYERS = 2 };
 
 typedef struct paths {
-    pb_tensor *z[SENDERS], *attn[L];  /* the run's own values: the other heads of the sender's layer; whole later layers */
+    pb_tensor *z[SENDERS],
+        *attn[L]; /* the run's own values: the other heads of the sender's layer; whole later layers */
     int32_t others[SENDERS][H - 1];
     pb_patch hold[SENDERS][L + 1];
     pb_request first[SENDERS], second[SENDERS];
@@ -162,7 +172,8 @@ static void prepare_paths(const techniques *b, paths *p) {
     for (int layer = 0; layer < L; layer++) {
         pb_tensor *z = NULL;
         bench_need(pb_run_value(b->corrupt, (pb_site){PB_SITE_Z, layer}, &z, &err), &err, "z");
-        bench_need(pb_run_value(b->corrupt, (pb_site){PB_SITE_ATTN_OUT, layer}, &p->attn[layer], &err), &err, "attn_out");
+        bench_need(pb_run_value(b->corrupt, (pb_site){PB_SITE_ATTN_OUT, layer}, &p->attn[layer], &err), &err,
+                   "attn_out");
         for (int head = 0; head < H; head++) {
             int s = layer * H + head;
             int64_t list[H - 1];
@@ -185,7 +196,11 @@ static void prepare_paths(const techniques *b, paths *p) {
                 p->hold[s][n++] = hold(PB_SITE_ATTN_OUT, later, p->attn[later]);
             p->hold[s][n] = from_run(PB_SITE_Z, layer, b->clean);
             p->hold[s][n++].head = one(b, head);
-            p->first[s] = (pb_request){.base = b->corrupt, .patches = p->hold[s], .n_patches = n, .captures = receiver_sites, .n_captures = RECEIVER_LAYERS};
+            p->first[s] = (pb_request){.base = b->corrupt,
+                                       .patches = p->hold[s],
+                                       .n_patches = n,
+                                       .captures = receiver_sites,
+                                       .n_captures = RECEIVER_LAYERS};
             p->captures[s] = p->arrived[s];
         }
 }
@@ -200,7 +215,8 @@ static void receive(const techniques *b, paths *p) {
             const pb_site site = receiver_sites[receiver_of[r][0]];
             if (site.layer <= s / H)
                 continue;
-            bench_need(pb_tensor_index(p->arrived[s][receiver_of[r][0]], 1, &head, 1, &p->received[s][n], &err), &err, "a receiver");
+            bench_need(pb_tensor_index(p->arrived[s][receiver_of[r][0]], 1, &head, 1, &p->received[s][n], &err), &err,
+                       "a receiver");
             p->put[s][n] = hold(site.kind, site.layer, p->received[s][n]);
             p->put[s][n++].head = one(b, (int)head);
         }
@@ -246,9 +262,11 @@ static void path_patching(techniques *b) {
         forget(p);
     }
     const double flops = to.flops + after.flops, speed = flops / best * 1e-9;
-    printf("%-28s %6d %8.3f s %8.1f %8.1f  %5.1f %%           %7.1fx  first pass %.3f s at %.1f GFLOP/s, second %.3f s at %.1f\n", name, 2 * SENDERS,
-           best, flops * 1e-9, speed, 100 * speed / bench_peak(&b->common), 2 * SENDERS * b->pass / best, first, to.flops / first * 1e-9,
-           best - first, after.flops / (best - first) * 1e-9);
+    printf("%-28s %6d %8.3f s %8.1f %8.1f  %5.1f %%           %7.1fx  first pass %.3f s at %.1f GFLOP/s, second %.3f s "
+           "at %.1f\n",
+           name, 2 * SENDERS, best, flops * 1e-9, speed, 100 * speed / bench_peak(&b->common),
+           2 * SENDERS * b->pass / best, first, to.flops / first * 1e-9, best - first,
+           after.flops / (best - first) * 1e-9);
     fflush(stdout);
     for (int s = 0; s < SENDERS; s++)
         pb_tensor_unref(p->z[s]);
@@ -270,7 +288,9 @@ int main(int argc, char **argv) {
     bench_need(pb_run_create(b.common.model, ids, T, &b.clean, &err), &err, "clean run");
     b.metric = bench_metric(b.common.ctx, PB_METRIC_LOGIT_DIFF);
     b.pass = bench_forward_seconds(b.common.model, b.metric, ids, T, 7);
-    printf("one whole forward pass over %d tokens: %.4f s (best of 7; the gain is over one such pass for each variant)\n\n", T, b.pass);
+    printf("one whole forward pass over %d tokens: %.4f s (best of 7; the gain is over one such pass for each "
+           "variant)\n\n",
+           T, b.pass);
     bench_variants_header();
 
     pattern_entries(&b, 0);

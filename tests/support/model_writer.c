@@ -24,7 +24,8 @@ typedef struct model_plan {
 static void plan(model_plan *p, int64_t rows, int64_t columns, double centre, double deviation, const char *format, ...)
     __attribute__((format(printf, 6, 7)));
 
-static void plan(model_plan *p, int64_t rows, int64_t columns, double centre, double deviation, const char *format, ...) {
+static void plan(model_plan *p, int64_t rows, int64_t columns, double centre, double deviation, const char *format,
+                 ...) {
     if (p->n == MAX_TENSORS) {
         p->overflow = true;
         return;
@@ -125,20 +126,23 @@ static void write_values(FILE *file, const tensor_plan *t, uint64_t seed, uint64
 static void write_config(FILE *file, const model_shape *s, int kv_heads, int d_head) {
     const char *tied = s->untied ? "false" : "true";
     if (s->llama)
-        fprintf(file,
-                "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\",\n"
-                " \"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d,\n"
-                " \"num_key_value_heads\": %d, \"head_dim\": %d, \"max_position_embeddings\": %d, \"vocab_size\": %d,\n"
-                " \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, \"attention_bias\": false, \"mlp_bias\": false,\n"
-                " \"tie_word_embeddings\": %s, \"bos_token_id\": 1, \"eos_token_id\": 2, \"torch_dtype\": \"float32\"}\n",
-                s->d_model, s->d_mlp, s->layers, s->heads, kv_heads, d_head, s->positions, s->vocab, tied);
+        fprintf(
+            file,
+            "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_act\": \"silu\",\n"
+            " \"hidden_size\": %d, \"intermediate_size\": %d, \"num_hidden_layers\": %d, \"num_attention_heads\": %d,\n"
+            " \"num_key_value_heads\": %d, \"head_dim\": %d, \"max_position_embeddings\": %d, \"vocab_size\": %d,\n"
+            " \"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, \"attention_bias\": false, \"mlp_bias\": false,\n"
+            " \"tie_word_embeddings\": %s, \"bos_token_id\": 1, \"eos_token_id\": 2, \"torch_dtype\": \"float32\"}\n",
+            s->d_model, s->d_mlp, s->layers, s->heads, kv_heads, d_head, s->positions, s->vocab, tied);
     else
-        fprintf(file,
-                "{\"architectures\": [\"GPT2LMHeadModel\"], \"model_type\": \"gpt2\", \"activation_function\": \"gelu_new\",\n"
-                " \"n_embd\": %d, \"n_inner\": %d, \"n_layer\": %d, \"n_head\": %d, \"n_positions\": %d, \"n_ctx\": %d,\n"
-                " \"vocab_size\": %d, \"layer_norm_epsilon\": 1e-05, \"tie_word_embeddings\": %s,\n"
-                " \"bos_token_id\": 0, \"eos_token_id\": 0, \"torch_dtype\": \"float32\"}\n",
-                s->d_model, s->d_mlp, s->layers, s->heads, s->positions, s->positions, s->vocab, tied);
+        fprintf(
+            file,
+            "{\"architectures\": [\"GPT2LMHeadModel\"], \"model_type\": \"gpt2\", \"activation_function\": "
+            "\"gelu_new\",\n"
+            " \"n_embd\": %d, \"n_inner\": %d, \"n_layer\": %d, \"n_head\": %d, \"n_positions\": %d, \"n_ctx\": %d,\n"
+            " \"vocab_size\": %d, \"layer_norm_epsilon\": 1e-05, \"tie_word_embeddings\": %s,\n"
+            " \"bos_token_id\": 0, \"eos_token_id\": 0, \"torch_dtype\": \"float32\"}\n",
+            s->d_model, s->d_mlp, s->layers, s->heads, s->positions, s->positions, s->vocab, tied);
 }
 
 static FILE *open_in(const char *folder, const char *name) {

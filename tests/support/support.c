@@ -49,8 +49,8 @@ void test_assert_tensor_close(const pb_tensor *a, const pb_tensor *b, double tol
                        "pb_tensor_max_difference", file, line);
     if (relative <= tolerance)
         return;
-    print_error("%s:%d: tensors differ by %.3g of the largest value (%.3g absolute), allowed %.3g\n", file, line, relative,
-                absolute, tolerance);
+    print_error("%s:%d: tensors differ by %.3g of the largest value (%.3g absolute), allowed %.3g\n", file, line,
+                relative, absolute, tolerance);
     _fail(file, line);
 }
 
@@ -61,8 +61,10 @@ void test_assert_tensor_equal(const pb_tensor *a, const pb_tensor *b, const char
     test_assert_status(pb_tensor_make_contiguous(a, &x, &err), PB_OK, NULL, &err, "make_contiguous", file, line);
     test_assert_status(pb_tensor_make_contiguous(b, &y, &err), PB_OK, NULL, &err, "make_contiguous", file, line);
     /* both types have four bytes */
-    const void *left = pb_tensor_dtype(x) == PB_F32 ? (const void *)pb_tensor_floats(x) : (const void *)pb_tensor_ints(x);
-    const void *right = pb_tensor_dtype(y) == PB_F32 ? (const void *)pb_tensor_floats(y) : (const void *)pb_tensor_ints(y);
+    const void *left =
+        pb_tensor_dtype(x) == PB_F32 ? (const void *)pb_tensor_floats(x) : (const void *)pb_tensor_ints(x);
+    const void *right =
+        pb_tensor_dtype(y) == PB_F32 ? (const void *)pb_tensor_floats(y) : (const void *)pb_tensor_ints(y);
     const int64_t count = pb_tensor_count(x);
     int64_t first = -1;
     for (int64_t i = 0; i < count && first < 0; i++)
@@ -154,12 +156,22 @@ const char *test_shared(const char *name) {
 }
 
 model_shape test_shape_gpt2(uint64_t seed) {
-    return (model_shape){.layers = 2, .heads = 4, .d_model = 24, .d_mlp = 40, .vocab = 64, .positions = 32, .seed = seed};
+    return (model_shape){
+        .layers = 2, .heads = 4, .d_model = 24, .d_mlp = 40, .vocab = 64, .positions = 32, .seed = seed};
 }
 
 model_shape test_shape_llama(uint64_t seed) {
-    return (model_shape){.llama = true, .layers = 2, .heads = 4, .kv_heads = 2, .d_head = 8, .d_model = 24, .d_mlp = 40,
-                         .vocab = 64, .positions = 32, .untied = true, .seed = seed};
+    return (model_shape){.llama = true,
+                         .layers = 2,
+                         .heads = 4,
+                         .kv_heads = 2,
+                         .d_head = 8,
+                         .d_model = 24,
+                         .d_mlp = 40,
+                         .vocab = 64,
+                         .positions = 32,
+                         .untied = true,
+                         .seed = seed};
 }
 
 pb_model *test_model(pb_context *ctx, const model_shape *shape) {

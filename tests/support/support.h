@@ -62,7 +62,8 @@ void test_tokens(int vocab, uint64_t seed, int32_t *ids, size_t n);
  * again. Each failure must be PB_ERR_MEMORY with a message, and leave as much memory in use as there was before: a leak
  * fails the test. Returns the number of allocations that were failed. */
 typedef pb_status (*test_body)(pb_context *ctx, void *user, pb_error *err);
-#define assert_survives_allocation_failure(ctx, body, user) test_allocation_failures((ctx), (body), (user), __FILE__, __LINE__)
+#define assert_survives_allocation_failure(ctx, body, user)                                                            \
+    test_allocation_failures((ctx), (body), (user), __FILE__, __LINE__)
 uint64_t test_allocation_failures(pb_context *ctx, test_body body, void *user, const char *file, int line);
 
 #endif
