@@ -11,7 +11,8 @@ VALGRIND     ?= valgrind
 
 PACKAGES  := lua5.4 openblas libpng jansson libpcre2-8 libutf8proc libcurl libcrypto cairo pangocairo
 
-WARNINGS  := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla $(WERROR)
+# {PB_SITE_Z, 3} is a site whose expert is 0: what an initialiser leaves out is zero, and is meant to be
+WARNINGS  := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wno-missing-field-initializers $(WERROR)
 CPPFLAGS  += -Iinclude -Isrc -D_POSIX_C_SOURCE=200809L -D_DEFAULT_SOURCE
 DEP_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PACKAGES) | sed 's/-I/-isystem /g')
 DEP_LIBS  := -Wl,--as-needed $(shell $(PKG_CONFIG) --libs $(PACKAGES)) -lm

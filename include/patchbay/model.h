@@ -137,6 +137,9 @@ typedef enum pb_site_kind {
     PB_SITE_LN2_NORMALIZED,
     PB_SITE_EXPERT_WEIGHTS,
     PB_SITE_EXPERT_INDICES,
+    PB_SITE_EXPERT_GATE,
+    PB_SITE_EXPERT_PRE,
+    PB_SITE_EXPERT_POST,
     PB_SITE_MLP_PRE,
     PB_SITE_MLP_PRE_LINEAR,
     PB_SITE_MLP_POST,
@@ -150,9 +153,15 @@ typedef enum pb_site_kind {
     PB_SITE_KINDS
 } pb_site_kind;
 
+/* Sites of one expert of a mixture (blocks.L.mlp.experts.E.*) have TransformerLens's names: hook_gate is the branch with the
+ * activation, before it, hook_pre the other one (without a gate: before the activation), hook_post the input of the expert's
+ * last matrix; not times its weight. Their values have a row for every position, [pos, d_mlp]; rows where the router did not
+ * choose the expert are zeros (it was not computed, and adds nothing), and so is the gradient there. A patch changes the rows
+ * where the patched run chooses the expert; elsewhere nothing reads it, and one that no row reads is an error. */
 typedef struct pb_site {
     pb_site_kind kind;
-    int layer; /* -1 for embed, pos_embed, ln_final.*, logits */
+    int layer;  /* -1 for embed, pos_embed, ln_final.*, logits */
+    int expert; /* of expert_gate, expert_pre and expert_post; 0 elsewhere */
 } pb_site;
 
 /* What the axes of a site's value are; positions are always there. */
@@ -170,19 +179,21 @@ typedef struct pb_site_info {
 } pb_site_info;
 
 /* name: the full name ("blocks.7.attn.hook_z", layer -1 or the same layer), or a short one ("z", "resid_pre", "mlp_post",
- * "attn_scores", "hook_z", "attn.hook_z", "mlp.hook_post", "ln1.hook_scale") with the layer given. layer may be negative
+ * "attn_scores", "hook_z", "attn.hook_z", "mlp.hook_post", "ln1.hook_scale", "experts.3.post") with the layer given. layer may be negative
  * (-1 the last) only when has_layer. Unknown: the nearest known name; out of range: the range; absent in this family: says so. */
 pb_status pb_site_parse(const pb_model *model, const char *name, bool has_layer, int layer, pb_site *out,
                         pb_error *err);
-/* Only the kind, for names that come with "over layer" or a list of layers: short, or full without a number. *full_layer: the
+/* Without a layer, for names that come with "over layer" or a list of layers: short, or full without a number. out->layer: the
  * layer in the name, or -1. */
-pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site_kind *out, int *full_layer,
-                             pb_error *err);
+pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site *out, pb_error *err);
 bool pb_site_has_layer(pb_site_kind kind);
-bool pb_site_exists(const pb_model *model, pb_site_kind kind, int layer);
-/* Full name into buffer (at least 64 bytes); returns buffer. */
+bool pb_site_has_expert(pb_site_kind kind);
+bool pb_site_equal(pb_site a, pb_site b);
+/* layer -1: in any layer. */
+bool pb_site_exists(const pb_model *model, pb_site site);
+/* Into buffer (at least 64 bytes); return buffer. "blocks.7.attn.hook_z"; "z", "resid_pre", "mlp_post", "experts.3.post" */
 char *pb_site_name(pb_site site, char *buffer, size_t size);
-const char *pb_site_short_name(pb_site_kind kind); /* "z", "resid_pre", "mlp_post" */
+char *pb_site_short_name(pb_site site, char *buffer, size_t size);
 pb_site_info pb_site_describe(const pb_model *model, pb_site_kind kind);
 /* The value's shape for a run of T tokens; returns ndim. */
 int pb_site_shape_of(const pb_model *model, pb_site_kind kind, int64_t T, int64_t shape[4]);

@@ -79,7 +79,7 @@ static pb_status check_differentiable(const pb_grad_request *r, pb_error *err) {
                            "value, add or scale",
                            pb_site_name(r->run->patches->items[i].site, name, sizeof name));
     for (size_t i = 0; i < r->n_sites; i++)
-        if (!pb_site_exists(r->run->model, r->sites[i].kind, r->sites[i].layer))
+        if (!pb_site_exists(r->run->model, r->sites[i]))
             return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' does not exist in this model",
                            pb_site_name(r->sites[i], name, sizeof name));
         else if (r->sites[i].kind == PB_SITE_EXPERT_INDICES)

@@ -26,7 +26,7 @@ pb_status pb_back_visit(pb_back *back, size_t i, int layer, pb_site_kind kind, c
     bool by_head = pb_site_describe(back->pass.model, kind).shape == PB_SHAPE_HEAD_POS_POS;
     for (size_t g = 0; g < info->n_grads; g++) {
         pb_site s = info->grads[g].site;
-        if (s.kind == kind && (s.layer == layer || kind >= PB_SITE_LN_FINAL_SCALE))
+        if (s.kind == kind && s.expert == view->expert && (s.layer == layer || kind >= PB_SITE_LN_FINAL_SCALE))
             pb_capture_fill(&info->grads[g], view, by_head);
     }
     return pb_visit_back(&back->pass, &back->lanes[i], layer, kind, view, err);

@@ -169,9 +169,9 @@ static pb_status apply_function(const pb_pass *pass, const pb_lane *lane, const 
     for (int32_t i = 0; i < e->n[0]; i++)
         for (int32_t j = 0; j < e->n[1]; j++) {
             const float *line = view_line(e, view, i, j);
-            assert(line && "rows of a callback are always computed");
-            for (int32_t c = 0; c < e->n[2]; c++)
-                *p++ = line[pb_edit_at(e, 2, c)];
+            assert((line || pb_site_has_expert(e->kind)) && "rows of a callback are always computed");
+            for (int32_t c = 0; c < e->n[2]; c++) /* an expert that was not chosen there: zeros */
+                *p++ = line ? line[pb_edit_at(e, 2, c)] : 0.0f;
         }
     status =
         e->patch->fn(e->patch->user, e->patch, lane->base ? lane->base : lane->keep, e->variant, act, &result, err);
@@ -198,8 +198,11 @@ static pb_status apply_function(const pb_pass *pass, const pb_lane *lane, const 
     }
     const float *values = pb_tensor_floats(changed);
     for (int32_t i = 0; i < e->n[0]; i++)
-        for (int32_t j = 0; j < e->n[1]; j++, values += e->n[2])
-            write_line(e, view_line(e, view, i, j), values, pb_edit_at(e, 1, j), window);
+        for (int32_t j = 0; j < e->n[1]; j++, values += e->n[2]) {
+            float *line = view_line(e, view, i, j);
+            if (line)
+                write_line(e, line, values, pb_edit_at(e, 1, j), window);
+        }
 done:
     pb_tensor_unref(result);
     pb_tensor_unref(act);
@@ -230,7 +233,7 @@ pb_status pb_visit(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, c
     for (size_t i = first; i < first + n; i++) {
         const pb_edit *e = &lane->edits[i];
         if ((who == PB_EDITS_BASE && e->own) || (who == PB_EDITS_OWN && !e->own) || e->n[0] == 0 || e->n[1] == 0 ||
-            e->n[2] == 0)
+            e->n[2] == 0 || e->expert != view->expert)
             continue;
         pb_status status = e->patch->op == PB_PATCH_FN ? apply_function(pass, lane, e, view, window, err)
                                                        : apply_plain(pass, lane, e, view, window, err);
@@ -242,7 +245,8 @@ pb_status pb_visit(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind kind, c
     bool by_head = pb_site_describe(pass->model, kind).shape == PB_SHAPE_HEAD_POS_POS;
     for (size_t i = 0; i < lane->n_captures; i++) {
         const pb_capture *c = &lane->captures[i];
-        if (c->site.kind == kind && (c->site.layer == layer || kind >= PB_SITE_LN_FINAL_SCALE))
+        if (c->site.kind == kind && c->site.expert == view->expert &&
+            (c->site.layer == layer || kind >= PB_SITE_LN_FINAL_SCALE))
             pb_capture_fill(c, view, by_head);
     }
     return PB_OK;
@@ -283,6 +287,7 @@ pb_status pb_visit_back(pb_pass *pass, pb_lane *lane, int layer, pb_site_kind ki
     size_t first, n = pb_lane_edits(lane, layer, kind, &first);
     int64_t window = layer >= 0 && layer < pass->spec->layers ? pass->spec->layer[layer].window : 0;
     for (size_t i = first + n; i-- > first;)
-        PB_TRY(edit_back(pass, lane, &lane->edits[i], view, window, err));
+        if (lane->edits[i].expert == view->expert)
+            PB_TRY(edit_back(pass, lane, &lane->edits[i], view, window, err));
     return PB_OK;
 }

@@ -2,6 +2,7 @@
 #include "engine/backward.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 typedef struct routing {
@@ -63,38 +64,157 @@ static pb_status route(pb_group *g, const float *in, routing *r, float *own_shar
     return PB_OK;
 }
 
-/* Rows of one expert: gathered, through its mlp, added with their shares. */
-static pb_status run_expert(pb_group *g, const routing *r, int expert, const float *in, float *work, float *out,
-                            pb_error *err) {
-    const pb_spec *spec = g->spec;
+/* ---- one expert's rows ------------------------------------------------------------------------------------------------------ */
+
+/* The rows of the group that the router gives to one expert, ascending: those of a member lie together. */
+typedef struct expert_rows {
+    int expert;
+    int32_t n;
+    int32_t *row; /* [n] in the group's z buffers */
+    int32_t *pos; /* [n] their positions */
+} expert_rows;
+
+static pb_status make_rows(const pb_group *g, expert_rows *e, pb_error *err) {
+    e->row = pb_alloc(g->pass->ctx, 2 * (size_t)g->n_z, sizeof *e->row);
+    if (!e->row)
+        return pb_fail_memory(err, g->pass->ctx, 2 * (size_t)g->n_z * sizeof *e->row, "rows of an expert");
+    e->pos = e->row + g->n_z;
+    return PB_OK;
+}
+
+static bool chosen(const routing *r, int64_t row, int expert) {
+    for (int j = 0; j < r->k; j++)
+        if ((int)r->indices[row * r->k + j] == expert)
+            return true;
+    return false;
+}
+
+static void list_rows(const pb_group *g, const routing *r, int expert, expert_rows *e) {
+    e->expert = expert;
+    e->n = 0;
+    for (size_t i = 0; i < g->n; i++)
+        for (int32_t z = 0; z < g->members[i].n_z; z++) {
+            int64_t row = g->members[i].z0 + z;
+            if (chosen(r, row, expert)) {
+                e->pos[e->n] = g->members[i].z_pos[z];
+                e->row[e->n++] = (int32_t)row;
+            }
+        }
+}
+
+/* The first of the rows that comes after member i. */
+static int32_t rows_end(const pb_group *g, const expert_rows *e, int32_t from, size_t i) {
+    while (from < e->n && e->row[from] < g->members[i].z0 + g->members[i].n_z)
+        from++;
+    return from;
+}
+
+static pb_view member_view(const pb_group *g, const expert_rows *e, float *buffer, int32_t from, int32_t to) {
+    int64_t M = g->spec->d_mlp;
+    return (pb_view){buffer + from * M, e->pos + from, to - from, M, M, 1, (int32_t)M, e->expert};
+}
+
+/* buffer: [n][d_mlp]. A member without rows is visited too: its functions are called, with zeros. */
+static pb_status visit_expert(pb_group *g, const expert_rows *e, pb_site_kind kind, float *buffer, pb_error *err) {
+    for (int32_t i = 0, from = 0, to; i < (int32_t)g->n; i++, from = to) {
+        pb_lane *lane = g->members[i].lane;
+        to = rows_end(g, e, from, (size_t)i);
+        pb_view view = member_view(g, e, buffer, from, to);
+        if (g->members[i].n_z > 0 && pb_lane_touches(lane, g->layer, kind))
+            PB_TRY(pb_visit(g->pass, lane, g->layer, kind, &view, PB_EDITS_ALL, err));
+    }
+    return PB_OK;
+}
+
+static bool touches_experts(const pb_group *g) {
+    for (size_t i = 0; i < g->n; i++)
+        if (pb_lane_touches_range(g->members[i].lane, g->layer, PB_SITE_EXPERT_GATE, PB_SITE_EXPERT_POST))
+            return true;
+    return false;
+}
+
+static bool is_gated(const pb_group *g, int expert) {
+    return g->weights->expert_linear && g->weights->expert_linear[expert].data;
+}
+
+/* rows [n][D] -> post [n][d_mlp] (may be pre), through pre and linear, which keep what the sites have. */
+static pb_status expert_hidden(pb_group *g, const expert_rows *e, const float *rows, float *pre, float *linear,
+                               float *post, pb_error *err) {
     const pb_layer *w = g->weights;
     pb_context *ctx = g->pass->ctx;
-    int64_t D = spec->d_model, M = spec->d_mlp, n = 0;
-    float *rows = work, *pre = rows + g->n_z * D, *linear = pre + g->n_z * M, *result = linear + g->n_z * M;
-    for (int64_t row = 0; row < g->n_z; row++)
-        for (int j = 0; j < r->k; j++)
-            if ((int)r->indices[row * r->k + j] == expert) {
-                memcpy(rows + n++ * D, in + row * D, (size_t)D * sizeof *rows);
-                break;
-            }
-    if (n == 0)
+    int64_t D = g->spec->d_model, M = g->spec->d_mlp, n = e->n;
+    const float *bias = w->expert_in[e->expert].bias;
+    bool gated = is_gated(g, e->expert), touched = touches_experts(g);
+    if (n == 0 && !touched)
         return PB_OK;
-    bool gated = w->expert_linear && w->expert_linear[expert].data;
-    PB_TRY(pb_linear(ctx, rows, D, n, &w->expert_in[expert], pre, M, PB_LINEAR_NO_BIAS, err));
+    PB_TRY(pb_linear(ctx, rows, D, n, &w->expert_in[e->expert], pre, M, PB_LINEAR_NO_BIAS, err));
     if (gated)
-        PB_TRY(pb_linear(ctx, rows, D, n, &w->expert_linear[expert], linear, M, 0, err));
-    pb_bias_act_rows(ctx, spec->act, pre, M, w->expert_in[expert].bias, gated ? linear : NULL, M, pre, M, n, M);
-    PB_TRY(pb_linear(ctx, pre, M, n, &w->expert_out[expert], result, D, 0, err));
-    n = 0;
-    for (int64_t row = 0; row < g->n_z; row++) {
-        bool mine = false;
-        for (int j = 0; j < r->k; j++)
-            if ((int)r->indices[row * r->k + j] == expert) {
-                pb_vec_axpy(r->weights[row * r->k + j], result + n * D, out + row * D, D);
-                mine = true;
-            }
-        n += mine;
+        PB_TRY(pb_linear(ctx, rows, D, n, &w->expert_linear[e->expert], linear, M, 0, err));
+    for (int64_t r = 0; r < n && touched && bias; r++)
+        pb_vec_add(pre + r * M, bias, pre + r * M, M);
+    if (touched)
+        PB_TRY(visit_expert(g, e, gated ? PB_SITE_EXPERT_GATE : PB_SITE_EXPERT_PRE, pre, err));
+    if (touched && gated)
+        PB_TRY(visit_expert(g, e, PB_SITE_EXPERT_PRE, linear, err));
+    pb_bias_act_rows(ctx, g->spec->act, pre, M, touched ? NULL : bias, gated ? linear : NULL, M, post, M, n, M);
+    return touched ? visit_expert(g, e, PB_SITE_EXPERT_POST, post, err) : PB_OK;
+}
+
+/* Which experts a row has, for a message: "0, 2". */
+static void name_choice(const routing *r, int64_t row, char *out, size_t size) {
+    size_t used = 0;
+    for (int j = 0; j < r->k && used < size; j++)
+        used += (size_t)snprintf(out + used, size - used, "%s%d", j ? ", " : "", (int)r->indices[row * r->k + j]);
+}
+
+/* A patch at an expert's site is read where the router chooses the expert: one that no row reads is an error. */
+static pb_status check_reached(const routing *r, const pb_member *m, const pb_edit *e, pb_error *err) {
+    int64_t row = -1;
+    for (int32_t i = 0; i < e->n[0]; i++) {
+        int32_t z = pb_find_row(m->z_pos, m->n_z, pb_edit_at(e, 0, i));
+        if (z >= 0 && chosen(r, m->z0 + z, e->expert))
+            return PB_OK;
+        row = z >= 0 ? m->z0 + z : row;
     }
+    char site[64], others[96], where[144] = "at none of its positions";
+    if (e->n[0] == 1 && row >= 0) {
+        name_choice(r, row, others, sizeof others);
+        snprintf(where, sizeof where, "at pos %d, but %s", pb_edit_at(e, 0, 0), others);
+    }
+    return pb_fail(err, PB_ERR_ARGUMENT,
+                   "nothing reads the patch at '%s': the router chooses expert %d %s (mlp.hook_expert_indices has its "
+                   "choices); drop it, move it, or allow it with allow_unread = true",
+                   pb_site_name(e->patch->site, site, sizeof site), e->expert, where);
+}
+
+static pb_status check_read(const pb_group *g, const routing *r, pb_error *err) {
+    for (size_t i = 0; i < g->n; i++) {
+        const pb_lane *lane = g->members[i].lane;
+        for (size_t j = 0; j < lane->n_edits && lane->check_experts; j++) {
+            const pb_edit *e = &lane->edits[j];
+            if (e->layer == g->layer && pb_site_has_expert(e->kind) && e->own && e->patch->op != PB_PATCH_FN &&
+                e->n[0] > 0)
+                PB_TRY(check_reached(r, &g->members[i], e, err));
+        }
+    }
+    return PB_OK;
+}
+
+/* One expert's rows: gathered, through its mlp, added with their shares. */
+static pb_status run_expert(pb_group *g, const routing *r, const expert_rows *e, const float *in, float *work,
+                            float *out, pb_error *err) {
+    int64_t D = g->spec->d_model, M = g->spec->d_mlp;
+    float *rows = work, *pre = rows + g->n_z * D, *linear = pre + g->n_z * M, *result = linear + g->n_z * M;
+    for (int32_t i = 0; i < e->n; i++)
+        memcpy(rows + i * D, in + e->row[i] * D, (size_t)D * sizeof *rows);
+    PB_TRY(expert_hidden(g, e, rows, pre, linear, pre, err));
+    if (e->n == 0)
+        return PB_OK;
+    PB_TRY(pb_linear(g->pass->ctx, pre, M, e->n, &g->weights->expert_out[e->expert], result, D, 0, err));
+    for (int32_t i = 0; i < e->n; i++)
+        for (int j = 0; j < r->k; j++)
+            if ((int)r->indices[e->row[i] * r->k + j] == e->expert)
+                pb_vec_axpy(r->weights[e->row[i] * r->k + j], result + i * D, out + e->row[i] * D, D);
     return PB_OK;
 }
 
@@ -102,6 +222,7 @@ pb_status pb_group_experts(pb_group *g, const float *in, float *out, pb_error *e
     const pb_spec *spec = g->spec;
     int64_t D = spec->d_model, M = spec->d_mlp;
     routing r = {.k = spec->experts_per_token};
+    expert_rows e;
     size_t n = (size_t)(g->n_z * (2 * D + 2 * M + 2 * r.k + spec->experts));
     float *work = pb_alloc(g->pass->ctx, n, sizeof *work);
     if (!work)
@@ -110,8 +231,17 @@ pb_status pb_group_experts(pb_group *g, const float *in, float *out, pb_error *e
     r.indices = r.weights + g->n_z * r.k;
     memset(out, 0, (size_t)(g->n_z * D) * sizeof *out);
     pb_status status = route(g, in, &r, NULL, r.indices + g->n_z * r.k, err);
-    for (int e = 0; e < spec->experts && status == PB_OK; e++)
-        status = run_expert(g, &r, e, in, work, out, err);
+    if (status == PB_OK)
+        status = check_read(g, &r, err);
+    if (status == PB_OK)
+        status = make_rows(g, &e, err);
+    bool listed = status == PB_OK;
+    for (int expert = 0; expert < spec->experts && status == PB_OK; expert++) {
+        list_rows(g, &r, expert, &e);
+        status = run_expert(g, &r, &e, in, work, out, err);
+    }
+    if (listed)
+        pb_free(e.row);
     pb_free(work);
     return status;
 }
@@ -130,52 +260,64 @@ typedef struct expert_back {
 
 static float *pb_expert_column(expert_back *e, int64_t row, int j) { return &e->d_weights[row * e->r.k + j]; }
 
+/* As visit_expert, for gradients. */
+static pb_status back_visit_expert(pb_back *b, const expert_rows *e, pb_site_kind kind, float *buffer, pb_error *err) {
+    for (int32_t i = 0, from = 0, to; i < (int32_t)b->n; i++, from = to) {
+        to = rows_end(&b->group, e, from, (size_t)i);
+        pb_view view = member_view(&b->group, e, buffer, from, to);
+        if (to > from && pb_back_touches(b, (size_t)i, b->group.layer, kind, kind))
+            PB_TRY(pb_back_visit(b, (size_t)i, b->group.layer, kind, &view, err));
+    }
+    return PB_OK;
+}
+
 /* One expert's rows: forward, then back; adds to d_in and to the gradients of the shares. d: [n][D] at the mlp's output. */
-static pb_status expert_back_rows(pb_back *b, expert_back *e, int expert, const float *in, const float *d, float *work,
-                                  pb_error *err) {
+static pb_status expert_back_rows(pb_back *b, expert_back *back, const expert_rows *e, const float *in, const float *d,
+                                  float *work, pb_error *err) {
     const pb_spec *spec = b->pass.spec;
     const pb_layer *w = b->group.weights;
     pb_context *ctx = b->pass.ctx;
-    int64_t D = spec->d_model, M = spec->d_mlp, N = b->rows, n = 0;
+    const routing *r = &back->r;
+    int64_t D = spec->d_model, M = spec->d_mlp, N = b->rows, n = e->n;
     float *rows = work, *out = rows + N * D, *dy = out + N * D, *dx = dy + N * D, *pre = dx + N * D,
           *linear = pre + N * M, *post = linear + N * M, *d_post = post + N * M, *d_pre = d_post + N * M,
           *d_linear = d_pre + N * M;
-    for (int64_t row = 0; row < N; row++)
-        for (int j = 0; j < e->r.k; j++)
-            if ((int)e->r.indices[row * e->r.k + j] == expert) {
-                memcpy(rows + n * D, in + row * D, (size_t)D * sizeof *rows);
-                for (int64_t c = 0; c < D; c++)
-                    dy[n * D + c] = d[row * D + c] * e->r.weights[row * e->r.k + j];
-                n++;
-                break;
-            }
     if (n == 0)
         return PB_OK;
-    bool gated = w->expert_linear && w->expert_linear[expert].data;
-    PB_TRY(pb_linear(ctx, rows, D, n, &w->expert_in[expert], pre, M, PB_LINEAR_NO_BIAS, err));
-    if (gated)
-        PB_TRY(pb_linear(ctx, rows, D, n, &w->expert_linear[expert], linear, M, 0, err));
-    pb_bias_act_rows(ctx, spec->act, pre, M, w->expert_in[expert].bias, gated ? linear : NULL, M, post, M, n, M);
-    PB_TRY(pb_linear(ctx, post, M, n, &w->expert_out[expert], out, D, 0, err));
-    PB_TRY(pb_back_linear(b, &w->expert_out[expert], post, M, dy, D, n, err));
-    PB_TRY(pb_linear_input_grad(ctx, dy, D, n, &w->expert_out[expert], d_post, M, 0, err));
+    bool gated = is_gated(&b->group, e->expert);
+    const pb_matrix *w_in = &w->expert_in[e->expert], *w_out = &w->expert_out[e->expert];
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = e->row[i];
+        memcpy(rows + i * D, in + row * D, (size_t)D * sizeof *rows);
+        memset(dy + i * D, 0, (size_t)D * sizeof *dy);
+        for (int j = 0; j < r->k; j++)
+            if ((int)r->indices[row * r->k + j] == e->expert)
+                pb_vec_axpy(r->weights[row * r->k + j], d + row * D, dy + i * D, D);
+    }
+    PB_TRY(expert_hidden(&b->group, e, rows, pre, linear, post, err));
+    PB_TRY(pb_linear(ctx, post, M, n, w_out, out, D, 0, err));
+    PB_TRY(pb_back_linear(b, w_out, post, M, dy, D, n, err));
+    PB_TRY(pb_linear_input_grad(ctx, dy, D, n, w_out, d_post, M, 0, err));
+    PB_TRY(back_visit_expert(b, e, PB_SITE_EXPERT_POST, d_post, err));
     pb_act_backward_rows(ctx, spec->act, pre, M, gated ? linear : NULL, M, d_post, M, d_pre, M, gated ? d_linear : NULL,
                          M, n, M);
-    PB_TRY(pb_back_linear(b, &w->expert_in[expert], rows, D, d_pre, M, n, err));
-    PB_TRY(pb_linear_input_grad(ctx, d_pre, M, n, &w->expert_in[expert], dx, D, 0, err));
+    PB_TRY(back_visit_expert(b, e, gated ? PB_SITE_EXPERT_GATE : PB_SITE_EXPERT_PRE, d_pre, err));
+    PB_TRY(pb_back_linear(b, w_in, rows, D, d_pre, M, n, err));
+    PB_TRY(pb_linear_input_grad(ctx, d_pre, M, n, w_in, dx, D, 0, err));
     if (gated) {
-        PB_TRY(pb_back_linear(b, &w->expert_linear[expert], rows, D, d_linear, M, n, err));
-        PB_TRY(pb_linear_input_grad(ctx, d_linear, M, n, &w->expert_linear[expert], dx, D, PB_LINEAR_ACCUMULATE, err));
+        const pb_matrix *w_linear = &w->expert_linear[e->expert];
+        PB_TRY(back_visit_expert(b, e, PB_SITE_EXPERT_PRE, d_linear, err));
+        PB_TRY(pb_back_linear(b, w_linear, rows, D, d_linear, M, n, err));
+        PB_TRY(pb_linear_input_grad(ctx, d_linear, M, n, w_linear, dx, D, PB_LINEAR_ACCUMULATE, err));
     }
-    n = 0;
-    for (int64_t row = 0; row < N; row++)
-        for (int j = 0; j < e->r.k; j++)
-            if ((int)e->r.indices[row * e->r.k + j] == expert) {
-                pb_vec_add(e->d_in + row * D, dx + n * D, e->d_in + row * D, D);
-                *pb_expert_column(e, row, j) = pb_vec_dot(out + n * D, d + row * D, D);
-                n++;
-                break;
-            }
+    for (int64_t i = 0; i < n; i++) {
+        int64_t row = e->row[i];
+        float *d_in = back->d_in + row * D;
+        pb_vec_add(d_in, dx + i * D, d_in, D);
+        for (int j = 0; j < r->k; j++)
+            if ((int)r->indices[row * r->k + j] == e->expert)
+                *pb_expert_column(back, row, j) = pb_vec_dot(out + i * D, d + row * D, D);
+    }
     return PB_OK;
 }
 
@@ -208,6 +350,7 @@ pb_status pb_back_experts(pb_back *b, int layer, pb_error *err) {
     pb_context *ctx = b->pass.ctx;
     int64_t D = spec->d_model, M = spec->d_mlp, N = b->rows, E = spec->experts, k = spec->experts_per_token;
     expert_back e = {.r = {.k = (int)k}};
+    expert_rows rows;
     size_t n = (size_t)(N * (5 * D + 6 * M + 3 * k + 3 * E));
     float *memory = pb_alloc_zero(ctx, n, sizeof *memory);
     if (!memory)
@@ -220,8 +363,15 @@ pb_status pb_back_experts(pb_back *b, int layer, pb_error *err) {
     e.d_shares = e.shares + N * E;
     e.own_shares = e.d_shares + N * E;
     pb_status status = route(&b->group, b->group.mlp_in, &e.r, e.own_shares, e.shares, err);
-    for (int x = 0; x < E && status == PB_OK; x++)
-        status = expert_back_rows(b, &e, x, b->group.mlp_in, b->d_norm, memory, err);
+    if (status == PB_OK)
+        status = make_rows(&b->group, &rows, err);
+    bool listed = status == PB_OK;
+    for (int x = 0; x < E && status == PB_OK; x++) {
+        list_rows(&b->group, &e.r, x, &rows);
+        status = expert_back_rows(b, &e, &rows, b->group.mlp_in, b->d_norm, memory, err);
+    }
+    if (listed)
+        pb_free(rows.row);
     for (int64_t row = 0; row < N && status == PB_OK; row++)
         weights_back(spec, &e, row);
     if (status == PB_OK)

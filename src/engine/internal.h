@@ -65,7 +65,7 @@ void pb_patch_list_unref(pb_patch_list *list);
 typedef struct pb_edit {
     const pb_patch *patch;
     pb_site_kind kind;
-    int layer;
+    int layer, expert;
     bool own;               /* of the request: it opens the cone; else of the base run, whose values have it already */
     bool by_head;           /* axes are (head, dest, src) */
     int32_t n[3];           /* number of chosen coordinates along each axis */
@@ -117,7 +117,8 @@ typedef struct pb_lane {
     pb_edit *edits;
     size_t n_edits;
     bool base_patched;
-    int start; /* first layer with work: -1 the embedding, layers: only after the last layer */
+    bool check_experts; /* a patch at an expert that the router does not choose is an error */
+    int start;          /* first layer with work: -1 the embedding, layers: only after the last layer */
     /* what is wanted */
     const pb_metric *metric;
     double value;
@@ -170,6 +171,7 @@ typedef struct pb_view {
     int32_t n_rows;
     int64_t row_stride, head_stride;
     int32_t heads, width;
+    int expert; /* of an expert's sites; rows are those that the router gave it */
 } pb_view;
 
 struct pb_pass;

@@ -42,7 +42,7 @@ static pb_status lane_of(const plan_state *s, size_t i, pb_arena *arena, pb_lane
     if (!lane->captures)
         return pb_fail_memory(err, s->ctx, r->n_captures * sizeof *lane->captures, "captures");
     for (size_t c = 0; c < r->n_captures; c++) {
-        if (!pb_site_exists(s->model, r->captures[c].kind, r->captures[c].layer))
+        if (!pb_site_exists(s->model, r->captures[c]))
             return pb_fail(err, PB_ERR_ARGUMENT, "a captured site does not exist in this model");
         lane->captures[c].site = r->captures[c];
     }
@@ -147,7 +147,10 @@ static pb_status make_captures(const plan_state *s, size_t first, pb_lane *lanes
             pb_capture *capture = &lanes[i].captures[c];
             capture->ndim = pb_site_shape_of(s->model, capture->site.kind, lanes[i].T, capture->shape);
             pb_tensor *t = NULL;
-            PB_TRY(pb_tensor_create(s->ctx, PB_F32, capture->ndim, capture->shape, &t, err));
+            if (pb_site_has_expert(capture->site.kind)) /* only rows that the router chose are written */
+                PB_TRY(pb_tensor_zeros(s->ctx, PB_F32, capture->ndim, capture->shape, &t, err));
+            else
+                PB_TRY(pb_tensor_create(s->ctx, PB_F32, capture->ndim, capture->shape, &t, err));
             captures[first + i][c] = t;
             capture->data = pb_tensor_floats(t);
         }

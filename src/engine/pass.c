@@ -45,7 +45,7 @@ pb_status pb_pass_rotary(pb_pass *pass, int rotary, int32_t T, const float **cos
 
 const pb_source *pb_source_find(const pb_pass *pass, const pb_run *run, pb_site site) {
     for (const pb_source *s = pass->sources; s; s = s->next)
-        if (s->run == run && s->site.kind == site.kind && s->site.layer == site.layer)
+        if (s->run == run && pb_site_equal(s->site, site))
             return s;
     return NULL;
 }

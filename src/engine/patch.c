@@ -51,7 +51,7 @@ static pb_status site_axes(const pb_model *model, const pb_patch *p, int64_t T, 
                            pb_error *err) {
     char name[64];
     pb_site_name(p->site, name, sizeof name);
-    if (!pb_site_exists(model, p->site.kind, p->site.layer))
+    if (!pb_site_exists(model, p->site))
         return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' does not exist in this model (%s, %d layers)", name,
                        pb_model_family(model), pb_model_layers(model));
     pb_site_info info = pb_site_describe(model, p->site.kind);
@@ -199,7 +199,7 @@ static pb_status resolve_source(pb_arena *arena, const pb_model *model, const pb
         return pb_fail(err, PB_ERR_ARGUMENT, "the patch at '%s' takes its value from a run of another model", site);
     pb_site from = patch->has_from_site ? patch->from_site : patch->site;
     pb_site_info target = pb_site_describe(model, patch->site.kind), there = pb_site_describe(model, from.kind);
-    if (!pb_site_exists(model, from.kind, from.layer) || there.shape != target.shape || there.width != target.width) {
+    if (!pb_site_exists(model, from) || there.shape != target.shape || there.width != target.width) {
         char other[64];
         return pb_fail(err, PB_ERR_ARGUMENT,
                        "the patch at '%s' cannot take its value from '%s': the sites have different shapes", site,
@@ -238,7 +238,7 @@ int32_t pb_edit_known_rows(const pb_edit *edit, const pb_run *base) {
     const pb_patch *p = edit->patch;
     if (!base || p->op != PB_PATCH_SET || p->value != PB_VALUE_RUN || edit->from[0] || edit->from[1] || edit->from[2])
         return 0;
-    if (p->has_from_site && (p->from_site.kind != p->site.kind || p->from_site.layer != p->site.layer))
+    if (p->has_from_site && !pb_site_equal(p->from_site, p->site))
         return 0;
     return p->run == base ? base->T : (int32_t)pb_run_shared_prefix(p->run, base);
 }
@@ -270,6 +270,7 @@ pb_status pb_edit_resolve(pb_arena *arena, const pb_model *model, const pb_patch
     edit->patch = patch;
     edit->kind = patch->site.kind;
     edit->layer = patch->site.layer;
+    edit->expert = patch->site.expert;
     if (edit->kind >= PB_SITE_LN_FINAL_SCALE)
         edit->layer = pb_model_layers(model);
     for (int a = 0; a < 3; a++) {

@@ -175,6 +175,7 @@ pb_status pb_lane_prepare(pb_arena *arena, pb_model *model, pb_lane *lane, const
     begin_at_own(pb_model_spec(model), lane);
     set_stop(pb_model_spec(model), lane);
     PB_TRY(set_need(arena, model, lane, err));
+    lane->check_experts = !allow_unread; /* known only when the router has chosen */
     if (!allow_unread)
         PB_TRY(check_read(model, lane, err));
     PB_TRY(pb_lane_cost(pb_model_spec(model), lane, cost, err));

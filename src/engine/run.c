@@ -310,7 +310,7 @@ pb_status pb_run_values(pb_run *run, const pb_site *sites, size_t n, pb_tensor *
         status = pb_fail_memory(err, ctx, n * sizeof *values, "site values");
     for (size_t i = 0; i < n && status == PB_OK; i++) {
         char name[64];
-        if (!pb_site_exists(run->model, sites[i].kind, sites[i].layer))
+        if (!pb_site_exists(run->model, sites[i]))
             status = pb_fail(err, PB_ERR_ARGUMENT, "site '%s' does not exist in this model",
                              pb_site_name(sites[i], name, sizeof name));
         else if (pb_site_is_boundary(run, sites[i]))

@@ -270,11 +270,13 @@ static int model_sites(lua_State *L) {
             for (int kind = 0; kind < PB_SITE_KINDS; kind++) {
                 bool layered = pb_site_has_layer((pb_site_kind)kind);
                 int own_part = layered ? 1 : kind < PB_SITE_RESID_PRE ? 0 : 2;
-                pb_site site = {(pb_site_kind)kind, layered ? layer : -1};
-                if (own_part != part || !pb_site_exists(model, site.kind, site.layer))
-                    continue;
-                lua_pushstring(L, pb_site_name(site, name, sizeof name));
-                lua_rawseti(L, -2, ++n);
+                pb_site site = {(pb_site_kind)kind, layered ? layer : -1, 0};
+                bool several = pb_site_has_expert(site.kind);
+                for (; own_part == part && pb_site_exists(model, site) && (several || site.expert == 0);
+                     site.expert++) {
+                    lua_pushstring(L, pb_site_name(site, name, sizeof name));
+                    lua_rawseti(L, -2, ++n);
+                }
             }
         }
     }
@@ -303,18 +305,18 @@ static void push_axes(lua_State *L, pb_site_info info) {
     }
 }
 
-/* model:site(name) -> { name, layer, layers, axes, heads, width, width_name }: name short or full. layers: where the site
- * exists (nil for those outside the blocks); layer: that of a full name. */
+/* model:site(name) -> { name, layer, layers, expert, axes, heads, width, width_name }: name short or full. layers: where the
+ * site exists (nil for those outside the blocks); layer: that of a full name; expert: the number in the name. */
 static int model_site(lua_State *L) {
     pb_check_arity(L, 2);
     const pb_model *model = pb_check_model(L, 1);
     const char *name = pb_check_text(L, 2, "site", NULL);
-    pb_site_kind kind;
-    int full_layer = -1;
-    PB_LUA(L, pb_site_parse_kind(model, name, &kind, &full_layer, pb_lua_error(L)));
-    pb_site_info info = pb_site_describe(model, kind);
+    char short_name[64];
+    pb_site site = {PB_SITE_EMBED, -1, 0};
+    PB_LUA(L, pb_site_parse_kind(model, name, &site, pb_lua_error(L)));
+    pb_site_info info = pb_site_describe(model, site.kind);
     lua_createtable(L, 0, 8);
-    set_text(L, "name", pb_site_short_name(kind));
+    set_text(L, "name", pb_site_short_name(site, short_name, sizeof short_name));
     push_axes(L, info);
     lua_setfield(L, -2, "axes");
     if (info.heads > 0) {
@@ -326,15 +328,20 @@ static int model_site(lua_State *L) {
         lua_setfield(L, -2, "width");
         set_text(L, "width_name", info.width_name);
     }
-    if (!pb_site_has_layer(kind))
+    if (pb_site_has_expert(site.kind)) {
+        lua_pushinteger(L, site.expert);
+        lua_setfield(L, -2, "expert");
+    }
+    if (!pb_site_has_layer(site.kind))
         return 1;
-    if (full_layer >= 0) {
-        lua_pushinteger(L, full_layer);
+    if (site.layer >= 0) {
+        lua_pushinteger(L, site.layer);
         lua_setfield(L, -2, "layer");
     }
     lua_newtable(L);
     for (int layer = 0, n = 0; layer < pb_model_layers(model); layer++) {
-        if (pb_site_exists(model, kind, layer)) {
+        site.layer = layer;
+        if (pb_site_exists(model, site)) {
             lua_pushinteger(L, layer);
             lua_rawseti(L, -2, ++n);
         }

@@ -552,12 +552,13 @@ static void resolve_from(const reading *r, pb_patch *patch, size_t index, size_t
         layer = (int)pb_check_integer(L, -1, "from_layer", INT32_MIN, INT32_MAX);
     }
     char own[64];
-    const char *name = has_site ? pb_field_text(L, r->patch_index, "from_site") : pb_site_short_name(patch->site.kind);
-    pb_site_kind kind;
-    int full_layer = -1;
-    snprintf(own, sizeof own, "%s", name);
-    check_status(r, pb_site_parse_kind(r->model, own, &kind, &full_layer, pb_lua_error(L)));
-    bool layered = pb_site_has_layer(kind) && (full_layer < 0 || has_layer);
+    pb_site from = {PB_SITE_EMBED, -1, 0};
+    if (has_site)
+        snprintf(own, sizeof own, "%s", pb_field_text(L, r->patch_index, "from_site"));
+    else
+        pb_site_short_name(patch->site, own, sizeof own);
+    check_status(r, pb_site_parse_kind(r->model, own, &from, pb_lua_error(L)));
+    bool layered = pb_site_has_layer(from.kind) && (from.layer < 0 || has_layer);
     patch->from_site = one_site(r, own, layered, layer);
     patch->has_from_site = true;
     lua_settop(L, top);
@@ -587,20 +588,20 @@ static void emit_layers(const reading *r, const pb_patch *prototype, const char 
         lua_settop(L, top);
         return;
     }
-    pb_site_kind kind;
-    int full_layer = -1;
-    check_status(r, pb_site_parse_kind(r->model, name, &kind, &full_layer, pb_lua_error(L)));
-    if (!pb_site_has_layer(kind) || full_layer >= 0)
+    pb_site site = {PB_SITE_EMBED, -1, 0};
+    check_status(r, pb_site_parse_kind(r->model, name, &site, pb_lua_error(L)));
+    if (!pb_site_has_layer(site.kind) || site.layer >= 0)
         pb_lua_fail(L, "%ssite '%s' %s: leave out the list of layers", push_place(r), name,
-                    full_layer >= 0 ? "names its layer already" : "is not in the layers");
+                    site.layer >= 0 ? "names its layer already" : "is not in the layers");
     pb_choice layers = pb_check_choice(L, -1, "layer", pb_model_layers(r->model));
     if (!layers.listed) {
         int total = pb_model_layers(r->model), n = 0;
-        for (int layer = 0; layer < total; layer++)
-            n += pb_site_exists(r->model, kind, layer);
-        for (int layer = 0, i = 0; layer < total; layer++) {
-            if (pb_site_exists(r->model, kind, layer))
-                emit(r, prototype, (pb_site){kind, layer}, mean, (size_t)i++, (size_t)n);
+        for (site.layer = 0; site.layer < total; site.layer++)
+            n += pb_site_exists(r->model, site);
+        int i = 0;
+        for (site.layer = 0; site.layer < total; site.layer++) {
+            if (pb_site_exists(r->model, site))
+                emit(r, prototype, site, mean, (size_t)i++, (size_t)n);
         }
     }
     for (size_t i = 0; layers.listed && i < layers.n; i++)

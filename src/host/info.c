@@ -49,7 +49,7 @@ static void print_sites(const pb_model *model) {
         bool layered = pb_site_has_layer(kind);
         int first = -1, last = -1, count = 0;
         for (int layer = 0; layer < (layered ? layers : 1); layer++) {
-            if (!pb_site_exists(model, kind, layered ? layer : -1))
+            if (!pb_site_exists(model, (pb_site){kind, layered ? layer : -1, 0}))
                 continue;
             first = first < 0 ? layer : first;
             last = layer;
@@ -57,16 +57,19 @@ static void print_sites(const pb_model *model) {
         }
         if (!count)
             continue;
-        char name[64], full[80];
-        pb_site_name((pb_site){kind, layered ? first : -1}, name, sizeof name);
+        char name[64], short_name[64], full[80];
+        pb_site site = {kind, layered ? first : -1, 0};
+        pb_site_name(site, name, sizeof name);
         if (layered) {
             const char *rest = strchr(name + strlen("blocks."), '.');
             snprintf(full, sizeof full, "blocks.{layer}%s", rest ? rest : "");
         } else {
             snprintf(full, sizeof full, "%s", name);
         }
-        printf("  %-38s %-18s ", full, pb_site_short_name(kind));
+        printf("  %-38s %-18s ", full, pb_site_short_name(site, short_name, sizeof short_name));
         print_shape(model, kind);
+        if (pb_site_has_expert(kind))
+            printf("  and of each other expert");
         if (layered && count < layers)
             printf("  in %d of %d layers (%d to %d)", count, layers, first, last);
         printf("\n");

@@ -112,19 +112,16 @@ static void read_patch(reader *r) {
                       .dest = read_choice(r, "dest"),
                       .src = read_choice(r, "src")};
     read_action(r, &patch);
-    pb_site_kind kind;
-    int full_layer = -1;
-    PB_LUA(L, pb_site_parse_kind(r->model, name, &kind, &full_layer, pb_lua_error(L)));
-    if (!pb_site_has_layer(kind) || full_layer >= 0) {
-        pb_site site = {kind, full_layer};
-        PB_LUA(L, pb_site_parse(r->model, name, false, 0, &site, pb_lua_error(L)));
+    pb_site site = {PB_SITE_EMBED, -1, 0};
+    PB_LUA(L, pb_site_parse_kind(r->model, name, &site, pb_lua_error(L)));
+    if (!pb_site_has_layer(site.kind) || site.layer >= 0) {
         emit(r, &patch, site);
     } else {
         pb_choice layers = pb_field_choice(L, r->index, "layer", pb_model_layers(r->model));
         int n = layers.listed ? (int)layers.n : pb_model_layers(r->model);
         for (int i = 0; i < n; i++) {
-            pb_site site = {kind, layers.listed ? layers.items[i] : i};
-            if (!layers.listed && !pb_site_exists(r->model, kind, i))
+            site.layer = layers.listed ? layers.items[i] : i;
+            if (!layers.listed && !pb_site_exists(r->model, site))
                 continue;
             PB_LUA(L, pb_site_parse(r->model, name, true, site.layer, &site, pb_lua_error(L)));
             emit(r, &patch, site);

@@ -7,6 +7,8 @@
 #include "base/suggest.h"
 #include "model/loading.h"
 
+#define EXPERTS "experts."
+
 typedef enum exists_rule {
     IN_ALL,
     IF_LEARNED, /* learned positions */
@@ -19,6 +21,7 @@ typedef enum exists_rule {
     IF_DENSE,
     IF_GATED,
     IF_EXPERTS,
+    IF_GATED_EXPERTS,
     IF_FINAL_NORM
 } exists_rule;
 
@@ -33,6 +36,7 @@ typedef struct site_row {
     exists_rule exists;
     width_rule width;
     heads_rule heads;
+    bool expert; /* names have the expert's number after "experts." */
 } site_row;
 
 static const site_row rows[PB_SITE_KINDS] = {
@@ -66,6 +70,11 @@ static const site_row rows[PB_SITE_KINDS] = {
                                 HEADS_NONE},
     [PB_SITE_EXPERT_INDICES] = {"mlp.hook_expert_indices", "expert_indices", NULL, true, IF_EXPERTS, BY_CHOICE,
                                 HEADS_NONE},
+    [PB_SITE_EXPERT_GATE] = {"mlp.experts.hook_gate", "experts.gate", NULL, true, IF_GATED_EXPERTS, BY_NEURON,
+                             HEADS_NONE, true},
+    [PB_SITE_EXPERT_PRE] = {"mlp.experts.hook_pre", "experts.pre", NULL, true, IF_EXPERTS, BY_NEURON, HEADS_NONE, true},
+    [PB_SITE_EXPERT_POST] = {"mlp.experts.hook_post", "experts.post", NULL, true, IF_EXPERTS, BY_NEURON, HEADS_NONE,
+                             true},
     [PB_SITE_MLP_PRE] = {"mlp.hook_pre", "mlp_pre", "pre", true, IF_DENSE, BY_NEURON, HEADS_NONE},
     [PB_SITE_MLP_PRE_LINEAR] = {"mlp.hook_pre_linear", "mlp_pre_linear", "pre_linear", true, IF_GATED, BY_NEURON,
                                 HEADS_NONE},
@@ -86,13 +95,29 @@ static const site_row rows[PB_SITE_KINDS] = {
 
 bool pb_site_has_layer(pb_site_kind kind) { return rows[kind].layer; }
 
-const char *pb_site_short_name(pb_site_kind kind) { return rows[kind].short_name; }
+bool pb_site_has_expert(pb_site_kind kind) { return rows[kind].expert; }
+
+bool pb_site_equal(pb_site a, pb_site b) { return a.kind == b.kind && a.layer == b.layer && a.expert == b.expert; }
+
+/* The table's name with the expert's number in its place. */
+static void put_name(const char *prefix, const char *name, pb_site site, char *buffer, size_t size) {
+    const char *after = rows[site.kind].expert ? strstr(name, EXPERTS) + strlen(EXPERTS) : name;
+    if (after == name)
+        snprintf(buffer, size, "%s%s", prefix, name);
+    else
+        snprintf(buffer, size, "%s%.*s%d.%s", prefix, (int)(after - name), name, site.expert, after);
+}
 
 char *pb_site_name(pb_site site, char *buffer, size_t size) {
+    char prefix[32] = "";
     if (rows[site.kind].layer)
-        snprintf(buffer, size, "blocks.%d.%s", site.layer, rows[site.kind].name);
-    else
-        snprintf(buffer, size, "%s", rows[site.kind].name);
+        snprintf(prefix, sizeof prefix, "blocks.%d.", site.layer);
+    put_name(prefix, rows[site.kind].name, site, buffer, size);
+    return buffer;
+}
+
+char *pb_site_short_name(pb_site site, char *buffer, size_t size) {
+    put_name("", rows[site.kind].short_name, site, buffer, size);
     return buffer;
 }
 
@@ -130,16 +155,22 @@ static bool exists(const pb_spec *spec, pb_site_kind kind, int layer) {
         return spec->gated && spec->experts == 0;
     case IF_EXPERTS:
         return spec->experts > 0;
+    case IF_GATED_EXPERTS:
+        return spec->experts > 0 && spec->gated;
     case IF_FINAL_NORM:
         return spec->has_final_norm;
     }
     return false;
 }
 
-bool pb_site_exists(const pb_model *model, pb_site_kind kind, int layer) {
-    if (rows[kind].layer && (layer < -1 || layer >= model->spec.layers))
+static bool expert_in_range(const pb_spec *spec, pb_site site) {
+    return site.expert >= 0 && site.expert < (rows[site.kind].expert ? spec->experts : 1);
+}
+
+bool pb_site_exists(const pb_model *model, pb_site site) {
+    if (rows[site.kind].layer && (site.layer < -1 || site.layer >= model->spec.layers))
         return false;
-    return exists(&model->spec, kind, layer);
+    return exists(&model->spec, site.kind, site.layer) && expert_in_range(&model->spec, site);
 }
 
 pb_site_info pb_site_describe(const pb_model *model, pb_site_kind kind) {
@@ -210,8 +241,8 @@ static bool spells(const site_row *row, const char *text) {
         (row->alias && strcmp(text, row->alias) == 0))
         return true;
     const char *hook = strstr(row->name, "hook_");
-    bool norm = row->width == BY_ONE || strstr(row->name, "hook_normalized");
-    return hook && !norm && strcmp(text, hook) == 0;
+    bool several = row->width == BY_ONE || strstr(row->name, "hook_normalized") || row->expert;
+    return hook && !several && strcmp(text, hook) == 0;
 }
 
 static bool find_kind(const char *text, pb_site_kind *out) {
@@ -226,12 +257,15 @@ static bool find_kind(const char *text, pb_site_kind *out) {
 
 static pb_status unknown(const pb_model *model, const char *name, const char *part, pb_error *err) {
     pb_suggestion near;
+    char names[PB_SITE_KINDS][2][64]; /* the suggestion borrows them */
     pb_suggestion_begin(&near, part);
     for (int kind = 0; kind < PB_SITE_KINDS; kind++) {
         if (!exists(&model->spec, (pb_site_kind)kind, -1))
             continue;
-        pb_suggestion_offer(&near, rows[kind].short_name);
-        pb_suggestion_offer(&near, rows[kind].name);
+        pb_site site = {(pb_site_kind)kind, -1, 0};
+        pb_suggestion_offer(&near, pb_site_short_name(site, names[kind][0], sizeof names[kind][0]));
+        put_name("", rows[kind].name, site, names[kind][1], sizeof names[kind][1]);
+        pb_suggestion_offer(&near, names[kind][1]);
         if (rows[kind].alias)
             pb_suggestion_offer(&near, rows[kind].alias);
     }
@@ -266,6 +300,8 @@ static const char *reason(exists_rule rule) {
         return "its mlp has no gate";
     case IF_EXPERTS:
         return "its mlp is no mixture of experts";
+    case IF_GATED_EXPERTS:
+        return "it has no experts with a gate";
     case IF_FINAL_NORM:
         return "it has no final norm";
     case IN_ALL:
@@ -274,59 +310,83 @@ static const char *reason(exists_rule rule) {
     return "of its architecture";
 }
 
-static pb_status check_exists(const pb_model *model, pb_site_kind kind, int layer, pb_error *err) {
-    if (exists(&model->spec, kind, layer))
-        return PB_OK;
+static pb_status check_exists(const pb_model *model, pb_site site, pb_error *err) {
     char where[32] = "";
-    if (layer >= 0)
-        snprintf(where, sizeof where, " in layer %d", layer);
-    return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' (%s) has no site %s%s: %s", model->name, model->family->model_type,
-                   rows[kind].name, where, reason(rows[kind].exists));
+    if (!exists(&model->spec, site.kind, site.layer)) {
+        if (site.layer >= 0)
+            snprintf(where, sizeof where, " in layer %d", site.layer);
+        return pb_fail(err, PB_ERR_ARGUMENT, "model '%s' (%s) has no site %s%s: %s", model->name,
+                       model->family->model_type, rows[site.kind].name, where, reason(rows[site.kind].exists));
+    }
+    if (!expert_in_range(&model->spec, site))
+        return pb_fail(err, PB_ERR_ARGUMENT, "expert %d is out of range; model '%s' has experts 0 to %d", site.expert,
+                       model->name, model->spec.experts - 1);
+    return PB_OK;
 }
 
-/* The kind that a name stands for; *layer: the number in the name, -1 without one. */
-static pb_status parse(const pb_model *model, const char *name, pb_site_kind *kind, long *layer, pb_error *err) {
-    const char *part = name;
-    *layer = -1;
-    bool full = cut_layer(name, layer, &part);
+/* "mlp.experts.3.hook_pre" -> "mlp.experts.hook_pre" in out, and 3; other texts as they are, and -1. */
+static void cut_expert(const char *text, char *out, size_t size, long *expert) {
+    const char *at = strstr(text, EXPERTS);
+    char *end = NULL;
+    *expert = -1;
+    if (at && (at == text || at[-1] == '.')) {
+        at += strlen(EXPERTS);
+        long number = strtol(at, &end, 10);
+        if (end != at && *end == '.') {
+            *expert = number < 0 || number > INT_MAX ? INT_MAX : number;
+            snprintf(out, size, "%.*s%s", (int)(at - text), text, end + 1);
+            return;
+        }
+    }
+    snprintf(out, size, "%s", text);
+}
+
+/* What a name stands for; out->layer: the number in the name, -1 without one. */
+static pb_status parse(const pb_model *model, const char *name, pb_site *out, pb_error *err) {
+    const char *rest = name;
+    char part[256];
+    long layer = -1, expert;
+    bool full = cut_layer(name, &layer, &rest);
+    pb_site_kind kind;
     if (!full) {
-        part = name;
-        *layer = -1;
+        rest = name;
+        layer = -1;
         if (strncmp(name, "blocks.", 7) == 0)
             return pb_fail(err, PB_ERR_ARGUMENT,
                            "site '%.200s' has no layer number after 'blocks.'; as in 'blocks.0.hook_resid_pre'", name);
     }
-    if (!find_kind(part, kind) || (full && !rows[*kind].layer))
-        return unknown(model, name, part, err);
-    if (full && (*layer < 0 || *layer >= model->spec.layers))
+    cut_expert(rest, part, sizeof part, &expert);
+    if (!find_kind(part, &kind) || (full && !rows[kind].layer) || (expert >= 0 && !rows[kind].expert))
+        return unknown(model, name, rest, err);
+    if (full && (layer < 0 || layer >= model->spec.layers))
         return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s': layer %ld is out of range; model '%s' has layers 0 to %d",
-                       name, *layer, model->name, model->spec.layers - 1);
+                       name, layer, model->name, model->spec.layers - 1);
+    *out = (pb_site){kind, (int)layer, expert >= 0 ? (int)expert : 0};
+    PB_TRY(check_exists(model, *out, err));
+    if (rows[kind].expert && expert < 0)
+        return pb_fail(err, PB_ERR_ARGUMENT,
+                       "site '%.200s' is one of each expert: say which (0 to %d), as in 'blocks.0.mlp.experts.3.%s'",
+                       name, model->spec.experts - 1, strstr(rows[kind].name, "hook_"));
     return PB_OK;
 }
 
-pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site_kind *out, int *full_layer,
-                             pb_error *err) {
-    pb_site_kind kind;
-    long layer;
-    PB_TRY(parse(model, name, &kind, &layer, err));
-    PB_TRY(check_exists(model, kind, (int)layer, err));
-    *out = kind;
-    *full_layer = (int)layer;
+pb_status pb_site_parse_kind(const pb_model *model, const char *name, pb_site *out, pb_error *err) {
+    pb_site site;
+    PB_TRY(parse(model, name, &site, err));
+    *out = site;
     return PB_OK;
 }
 
 pb_status pb_site_parse(const pb_model *model, const char *name, bool has_layer, int layer, pb_site *out,
                         pb_error *err) {
-    pb_site_kind kind;
-    long in_name;
+    pb_site site;
     int layers = model->spec.layers;
-    PB_TRY(parse(model, name, &kind, &in_name, err));
-    if (!rows[kind].layer) {
+    PB_TRY(parse(model, name, &site, err));
+    if (!rows[site.kind].layer) {
         if (has_layer && layer != -1)
             return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' belongs to no layer, but layer %d was given", name,
                            layer);
-        PB_TRY(check_exists(model, kind, -1, err));
-        *out = (pb_site){kind, -1};
+        *out = site;
         return PB_OK;
     }
     if (has_layer && (layer < -layers || layer >= layers))
@@ -334,15 +394,18 @@ pb_status pb_site_parse(const pb_model *model, const char *name, bool has_layer,
                        "site '%.200s': layer %d is out of range; model '%s' has layers 0 to %d (or -%d to -1)", name,
                        layer, model->name, layers - 1, layers);
     int index = has_layer && layer < 0 ? layer + layers : layer;
-    if (in_name >= 0 && has_layer && index != (int)in_name)
-        return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' names layer %ld, but layer %d was given", name, in_name,
+    if (site.layer >= 0 && has_layer && index != site.layer)
+        return pb_fail(err, PB_ERR_ARGUMENT, "site '%.200s' names layer %d, but layer %d was given", name, site.layer,
                        layer);
-    if (in_name < 0 && !has_layer)
+    if (site.layer < 0 && !has_layer) {
+        char own[64];
+        put_name("", rows[site.kind].name, site, own, sizeof own);
         return pb_fail(err, PB_ERR_ARGUMENT,
-                       "site '%.200s' is in every layer: give one, or the full name 'blocks.N.%s'", name,
-                       rows[kind].name);
-    index = in_name >= 0 ? (int)in_name : index;
-    PB_TRY(check_exists(model, kind, index, err));
-    *out = (pb_site){kind, index};
+                       "site '%.200s' is in every layer: give one, or the full name 'blocks.N.%s'", name, own);
+    }
+    if (site.layer < 0)
+        site.layer = index;
+    PB_TRY(check_exists(model, site, err));
+    *out = site;
     return PB_OK;
 }

@@ -87,8 +87,7 @@ static pb_patch set_from(pb_run *run, pb_site_kind kind, int layer) {
 #define FOR_ALL_SITES(f, site)                                                                                         \
     for (int k_ = 0; k_ < PB_SITE_KINDS; k_++)                                                                         \
         for (pb_site site = {(pb_site_kind)k_, pb_site_has_layer((pb_site_kind)k_) ? 1 : -1};                          \
-             site.kind < PB_SITE_KINDS && pb_site_exists((f)->model, site.kind, site.layer);                           \
-             site.kind = PB_SITE_KINDS)
+             site.kind < PB_SITE_KINDS && pb_site_exists((f)->model, site); site.kind = PB_SITE_KINDS)
 
 static void run_fork__equals_fresh_run(bool llama) {
     fixture f = make_fixture(llama);

@@ -164,7 +164,8 @@ static pb_tensor *direction_at(pb_run *run, pb_site site) {
     int64_t shape[4];
     pb_tensor *direction = NULL, *pattern = NULL;
     int nd = pb_site_shape_of(model, site.kind, (int64_t)pb_run_length(run), shape);
-    assert_ok(pb_tensor_normal(pb_model_context(model), nd, shape, 5, (uint64_t)site.kind, &direction, &err));
+    assert_ok(pb_tensor_normal(pb_model_context(model), nd, shape, 5, (uint64_t)(100 * site.expert + (int)site.kind),
+                               &direction, &err));
     if (site.kind != PB_SITE_PATTERN && site.kind != PB_SITE_ATTN_SCORES)
         return direction;
     assert_ok(pb_run_value(run, (pb_site){PB_SITE_PATTERN, site.layer}, &pattern, &err));
@@ -179,11 +180,12 @@ static size_t list_sites(const pb_model *model, bool beside_heads, pb_site *out)
     size_t n = 0;
     for (int kind = 0; kind < PB_SITE_KINDS; kind++)
         for (int layer = 0; layer < (pb_site_has_layer((pb_site_kind)kind) ? pb_model_layers(model) : 1); layer++) {
-            pb_site site = {(pb_site_kind)kind, pb_site_has_layer((pb_site_kind)kind) ? layer : -1};
+            pb_site site = {(pb_site_kind)kind, pb_site_has_layer((pb_site_kind)kind) ? layer : -1, 0};
             bool ln1 = kind == PB_SITE_LN1_SCALE ||
                        kind == PB_SITE_LN1_NORMALIZED; /* no patch beside one at a head's own input */
-            if (pb_site_exists(model, site.kind, site.layer) && kind != PB_SITE_EXPERT_INDICES &&
-                !(ln1 && beside_heads))
+            bool several = pb_site_has_expert(site.kind),
+                 wanted = kind != PB_SITE_EXPERT_INDICES && !(ln1 && beside_heads);
+            for (; wanted && pb_site_exists(model, site) && (several || site.expert == 0); site.expert++)
                 out[n++] = site;
         }
     return n;

@@ -44,14 +44,14 @@ static void site_parse__every_kind_by_its_full_and_short_name(void **state) {
     const pb_model *models[2] = {f->gpt2, f->llama};
     for (int m = 0; m < 2; m++) {
         for (int kind = 0; kind < PB_SITE_KINDS; kind++) {
-            char full[64];
+            char full[64], name[64];
             bool layered = pb_site_has_layer((pb_site_kind)kind);
-            if (!pb_site_exists(models[m], (pb_site_kind)kind, layered ? 1 : -1))
+            if (!pb_site_exists(models[m], (pb_site){(pb_site_kind)kind, layered ? 1 : -1}))
                 continue;
             pb_site_name((pb_site){(pb_site_kind)kind, layered ? 1 : -1}, full, sizeof full);
             expect_site(models[m], full, false, 0, (pb_site_kind)kind, layered ? 1 : -1);
-            expect_site(models[m], pb_site_short_name((pb_site_kind)kind), layered, 1, (pb_site_kind)kind,
-                        layered ? 1 : -1);
+            pb_site_short_name((pb_site){(pb_site_kind)kind, -1}, name, sizeof name);
+            expect_site(models[m], name, layered, 1, (pb_site_kind)kind, layered ? 1 : -1);
             if (layered) {
                 expect_site(models[m], full, true, 1, (pb_site_kind)kind, 1);
                 expect_site(models[m], full + strlen("blocks.1."), true, -1, (pb_site_kind)kind, 1);
@@ -128,16 +128,49 @@ static void site_parse__absent_in_the_family__says_why(void **state) {
 static void site_parse_kind__with_and_without_a_number(void **state) {
     const pb_model *model = ((fixture *)*state)->llama;
     pb_error err = {0};
-    pb_site_kind kind;
-    int layer;
-    assert_ok(pb_site_parse_kind(model, "resid_post", &kind, &layer, &err));
-    assert_int_equal(kind, PB_SITE_RESID_POST);
-    assert_int_equal(layer, -1);
-    assert_ok(pb_site_parse_kind(model, "blocks.1.attn.hook_rot_k", &kind, &layer, &err));
-    assert_int_equal(kind, PB_SITE_ROT_K);
-    assert_int_equal(layer, 1);
-    assert_error(pb_site_parse_kind(model, "pos_embed", &kind, &layer, &err), PB_ERR_ARGUMENT, "learned");
-    assert_error(pb_site_parse_kind(model, "blocks.7.attn.hook_z", &kind, &layer, &err), PB_ERR_ARGUMENT, "range");
+    pb_site site;
+    assert_ok(pb_site_parse_kind(model, "resid_post", &site, &err));
+    assert_true(pb_site_equal(site, (pb_site){PB_SITE_RESID_POST, -1}));
+    assert_ok(pb_site_parse_kind(model, "blocks.1.attn.hook_rot_k", &site, &err));
+    assert_true(pb_site_equal(site, (pb_site){PB_SITE_ROT_K, 1}));
+    assert_error(pb_site_parse_kind(model, "pos_embed", &site, &err), PB_ERR_ARGUMENT, "learned");
+    assert_error(pb_site_parse_kind(model, "blocks.7.attn.hook_z", &site, &err), PB_ERR_ARGUMENT, "range");
+    assert_true(pb_site_equal(site, (pb_site){PB_SITE_ROT_K, 1})); /* not written */
+}
+
+static void site_parse__of_an_expert(void **state) {
+    pb_context *ctx = ((fixture *)*state)->ctx;
+    pb_error err = {0};
+    pb_model *model = NULL;
+    pb_site site;
+    char name[64];
+    assert_ok(pb_model_open(ctx, test_shared("golden/models/mixtral"), NULL, &model, &err));
+    static const char *const spellings[] = {"blocks.1.mlp.experts.2.hook_post", "mlp.experts.2.hook_post",
+                                            "experts.2.post"};
+    for (size_t i = 0; i < 3; i++) {
+        assert_ok(pb_site_parse(model, spellings[i], i > 0, 1, &site, &err));
+        assert_true(pb_site_equal(site, (pb_site){PB_SITE_EXPERT_POST, 1, 2}));
+    }
+    assert_string_equal(pb_site_name(site, name, sizeof name), "blocks.1.mlp.experts.2.hook_post");
+    assert_string_equal(pb_site_short_name(site, name, sizeof name), "experts.2.post");
+    assert_ok(pb_site_parse(model, "blocks.0.mlp.experts.3.hook_gate", false, 0, &site, &err));
+    assert_true(pb_site_equal(site, (pb_site){PB_SITE_EXPERT_GATE, 0, 3}));
+    assert_ok(pb_site_parse_kind(model, "experts.3.pre", &site, &err));
+    assert_true(pb_site_equal(site, (pb_site){PB_SITE_EXPERT_PRE, -1, 3}));
+    assert_error(pb_site_parse(model, "experts.4.post", true, 1, &site, &err), PB_ERR_ARGUMENT, "experts 0 to 3");
+    assert_error(pb_site_parse(model, "experts.-1.post", true, 1, &site, &err), PB_ERR_ARGUMENT, "experts 0 to 3");
+    assert_error(pb_site_parse(model, "experts.99999999999999999999.post", true, 1, &site, &err), PB_ERR_ARGUMENT,
+                 "experts 0 to 3");
+    assert_error(pb_site_parse(model, "experts.post", true, 1, &site, &err), PB_ERR_ARGUMENT, "say which");
+    assert_error(pb_site_parse(model, "experts.1.pst", true, 1, &site, &err), PB_ERR_ARGUMENT, "did you mean");
+    assert_error(pb_site_parse(model, "experts.1.resid_pre", true, 1, &site, &err), PB_ERR_ARGUMENT, "no site");
+    assert_error(pb_site_parse(model, "mlp.hook_post", true, 1, &site, &err), PB_ERR_ARGUMENT, "mixture");
+    assert_error(pb_site_parse(((fixture *)*state)->llama, "experts.0.post", true, 1, &site, &err), PB_ERR_ARGUMENT,
+                 "no mixture");
+    assert_true(pb_site_exists(model, (pb_site){PB_SITE_EXPERT_POST, 1, 3}));
+    assert_false(pb_site_exists(model, (pb_site){PB_SITE_EXPERT_POST, 1, 4}));
+    assert_false(pb_site_exists(model, (pb_site){PB_SITE_RESID_PRE, 1, 1}));
+    pb_model_unref(model);
 }
 
 static void expect_shape(const pb_model *model, pb_site_kind kind, int ndim, int64_t a, int64_t b, int64_t c) {
@@ -175,7 +208,9 @@ static void site_names__are_all_different(void **state) {
             pb_site_name((pb_site){(pb_site_kind)a, 0}, name_a, sizeof name_a);
             pb_site_name((pb_site){(pb_site_kind)b, 0}, name_b, sizeof name_b);
             assert_string_not_equal(name_a, name_b);
-            assert_string_not_equal(pb_site_short_name((pb_site_kind)a), pb_site_short_name((pb_site_kind)b));
+            pb_site_short_name((pb_site){(pb_site_kind)a, 0}, name_a, sizeof name_a);
+            pb_site_short_name((pb_site){(pb_site_kind)b, 0}, name_b, sizeof name_b);
+            assert_string_not_equal(name_a, name_b);
         }
     }
 }
@@ -199,6 +234,9 @@ static void check_existing_sites(pb_context *ctx, const char *folder) {
         case PB_SITE_MLP_IN:
         case PB_SITE_EXPERT_WEIGHTS:
         case PB_SITE_EXPERT_INDICES:
+        case PB_SITE_EXPERT_GATE:
+        case PB_SITE_EXPERT_PRE:
+        case PB_SITE_EXPERT_POST:
             continue;
         default:
             break;
@@ -208,7 +246,7 @@ static void check_existing_sites(pb_context *ctx, const char *folder) {
             char site[64], name[80];
             snprintf(name, sizeof name, "p1.%s", pb_site_name((pb_site){(pb_site_kind)kind, layer}, site, sizeof site));
             bool stored = pb_safetensors_find(expected, name) != NULL;
-            if (stored != pb_site_exists(model, (pb_site_kind)kind, layer)) {
+            if (stored != pb_site_exists(model, (pb_site){(pb_site_kind)kind, layer})) {
                 print_error("%s: %s is %sstored\n", path, name, stored ? "" : "not ");
                 fail();
             }
@@ -268,6 +306,7 @@ int main(void) {
         cmocka_unit_test(site_parse__layer_out_of_range__says_the_range),
         cmocka_unit_test(site_parse__absent_in_the_family__says_why),
         cmocka_unit_test(site_parse_kind__with_and_without_a_number),
+        cmocka_unit_test(site_parse__of_an_expert),
         cmocka_unit_test(site_shapes__of_a_grouped_model),
         cmocka_unit_test(site_names__are_all_different),
         cmocka_unit_test(site_exists__as_the_golden_models_store),

@@ -49,9 +49,9 @@ local function one_name(model, name, layer)
 end
 
 -- What is computed unless sites are named: those with one row for each position. Others are larger: a copy of the stream for
--- every head, [head, dest, src], logits.
+-- every head, every expert's neurons, [head, dest, src], logits.
 local function is_small(info)
-  return info.axes[1] == "pos" and info.name ~= "logits" and info.name ~= "expert_indices" and not (info.heads and info.width_name == "d_model")
+  return info.axes[1] == "pos" and info.name ~= "logits" and not info.expert and info.name ~= "expert_indices" and not (info.heads and info.width_name == "d_model")
 end
 
 local function wanted(model, sites)

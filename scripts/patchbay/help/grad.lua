@@ -22,8 +22,8 @@ print((change * grads["blocks.3.hook_resid_pre"]):sum(1))   -- attribution patch
     summary = "Gradients of a metric by every site, and by weights, in one reverse pass.",
     text = [[
 metric: any but rank and fn. sites: names, full or short (a short one means all layers), or { site =, layer = }, in a list; absent: all that have
-one row for each position (not those with a copy of the stream for each head, attn_scores, pattern and logits, which come when they are
-first read). An empty list: none.
+one row for each position (not those with a copy of the stream for each head or of single experts, attn_scores, pattern and logits, which
+come when they are first read). An empty list: none.
 weights: true, or a list of names as model:weights gives: grads.weights[name] is a tensor of the stored shape. Tied weights have the sum of both
 parts, under the embedding's name. memory: for the work, as in run:measure. weight: the gradient is that of weight * metric.
 Time: about three forward passes. A layer's inner values are computed again from its boundary, so memory is one layer and what is asked for.

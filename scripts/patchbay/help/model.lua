@@ -62,12 +62,18 @@ local ids   = model:run { 15, 3, 27 }]] },
     summary = "How a text is cut into tokens; prints as a table of position, id and token." },
   { name = "model:label", signature = "model:label(id) -> text", summary = "A token with spaces and newlines made visible, as figures show it." },
   { name = "model:sites", signature = "model:sites() -> list of names", summary = "Full names of all sites, in the order of the computation.",
-    text = "Names and shapes are TransformerLens's. Which sites a model has depends on its family." },
+    text = [[
+Names and shapes are TransformerLens's. Which sites a model has depends on its family. Mixtures of experts have mlp.hook_expert_weights
+[pos, expert] (the router's softmax), mlp.hook_expert_indices [pos, choice] (the experts of each position), and of each expert
+mlp.experts.3.hook_gate, hook_pre and hook_post [pos, d_mlp] (short: "experts.3.post"): the branch with the activation, before it; the
+other one; and what the expert's last matrix reads, not times the expert's weight. A position where the router did not choose the expert has
+zeros there, and a gradient of zero. A patch changes the positions where the patched run chooses the expert; nothing reads it at the
+others, and where that are all of them it is refused, as any patch that nothing reads.]] },
   { name = "model:site", signature = "model:site(name) -> table", summary = "What a site is: its axes, heads, width and layers.",
     text = [[
 name: short ("z", "resid_pre") or full ("blocks.3.attn.hook_z"). Fields of the result: name (short), axes (list of "pos", "head",
 "neuron", "dest", "src"), heads (k and v: key-value heads), width and width_name of the last axis, layers (those that have it;
-absent for sites outside the layers), layer (of a full name).]] },
+absent for sites outside the layers), layer (of a full name), expert (of an expert's).]] },
   { name = "model:weight", signature = "model:weight(name) -> tensor", summary = "A weight by its name in the checkpoint, as float32, as stored." },
   { name = "model:weights", signature = "model:weights() -> list of names", summary = "The names that model:weight takes." },
   { name = "model:parameter", signature = "model:parameter(name) -> tensor", summary = "A weight by TransformerLens's name, in its shape.",
