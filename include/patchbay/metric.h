@@ -14,6 +14,7 @@ typedef struct pb_metric pb_metric;
 typedef enum pb_metric_kind {
     PB_METRIC_LOGIT,      /* mean logit of the answers */
     PB_METRIC_LOGIT_DIFF, /* mean logit of the answers - mean logit of the wrong ones */
+    PB_METRIC_LOGITS,     /* sum of the answers' logits, each times its weight */
     PB_METRIC_PROB,       /* sum of the answers' softmax probabilities */
     PB_METRIC_LOG_PROB,   /* log of that (natural logarithm, computed through logsumexp) */
     PB_METRIC_PROB_DIFF,  /* sum of the answers' probabilities - sum of the wrong ones' (greater-than) */
@@ -31,9 +32,10 @@ typedef pb_status (*pb_metric_fn)(void *user, const struct pb_run *base, size_t 
 typedef struct pb_metric_options {
     pb_metric_kind kind;
     pb_choice positions;    /* not listed: the default */
-    const int32_t *answers; /* logit, logit_diff, prob, log_prob, prob_diff, rank */
+    const int32_t *answers; /* logit, logit_diff, logits, prob, log_prob, prob_diff, rank */
     size_t n_answers;
-    const int32_t *wrong; /* logit_diff, prob_diff */
+    const double *weights; /* [n_answers] logits: any finite ones; no token twice */
+    const int32_t *wrong;  /* logit_diff, prob_diff */
     size_t n_wrong;
     const struct pb_run
         *reference; /* kl: kept alive by the metric; same positions (same length if they are negative or defaults) */

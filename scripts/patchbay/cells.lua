@@ -4,7 +4,7 @@ local pb = require "patchbay"
 
 local cells = {}
 
-local UNITS = { logit = "logit", logit_diff = "logit difference", prob = "probability", prob_diff = "probability difference",
+local UNITS = { logit = "logit", logits = "weighted logits", logit_diff = "logit difference", prob = "probability", prob_diff = "probability difference",
                 log_prob = "log probability", rank = "rank", nll = "negative log likelihood", kl = "KL divergence" }
 
 function cells.unit(metric) return UNITS[metric.kind] or "metric" end

@@ -69,9 +69,10 @@ static int64_t rows_that_fit(const pb_spec *spec, size_t memory) {
 static pb_status check_differentiable(const pb_grad_request *r, pb_error *err) {
     char name[64];
     if (!pb_metric_differentiable(r->metric))
-        return pb_fail(err, PB_ERR_ARGUMENT,
-                       "metric %s has no derivative; logit, logit_diff, prob, log_prob, prob_diff, nll and kl have one",
-                       pb_metric_kind_name(pb_metric_get_kind(r->metric)));
+        return pb_fail(
+            err, PB_ERR_ARGUMENT,
+            "metric %s has no derivative; logit, logit_diff, logits, prob, log_prob, prob_diff, nll and kl have one",
+            pb_metric_kind_name(pb_metric_get_kind(r->metric)));
     for (size_t i = 0; r->run->patches && i < r->run->patches->n; i++)
         if (r->run->patches->items[i].op == PB_PATCH_FN)
             return pb_fail(err, PB_ERR_UNSUPPORTED,

@@ -41,7 +41,7 @@ static double add_mean_grad(const float *logits, const int32_t *tokens, size_t n
 
 pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t pos, const float *logits, int64_t vocab,
                              const float *reference, double scale, float *out, double *value) {
-    double logsum = m->kind <= PB_METRIC_LOGIT_DIFF ? 0 : pb_row_logsumexp(logits, vocab);
+    double logsum = m->kind <= PB_METRIC_LOGITS ? 0 : pb_row_logsumexp(logits, vocab);
     memset(out, 0, (size_t)vocab * sizeof *out);
     switch (m->kind) {
     case PB_METRIC_LOGIT:
@@ -50,6 +50,12 @@ pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t po
     case PB_METRIC_LOGIT_DIFF:
         *value += add_mean_grad(logits, m->answers, m->n_answers, scale, out) -
                   add_mean_grad(logits, m->wrong, m->n_wrong, -scale, out);
+        break;
+    case PB_METRIC_LOGITS:
+        for (size_t i = 0; i < m->n_answers; i++) {
+            *value += m->weights[i] * logits[m->answers[i]];
+            out[m->answers[i]] = (float)(scale * m->weights[i]);
+        }
         break;
     case PB_METRIC_PROB:
         *value += add_prob_grad(logits, vocab, logsum, m->answers, m->n_answers, scale, out);

@@ -95,6 +95,13 @@ static double mean_at(const float *row, const int32_t *tokens, size_t n) {
     return sum / (double)n;
 }
 
+static double weighted_at(const float *row, const int32_t *tokens, const double *weights, size_t n) {
+    double sum = 0;
+    for (size_t i = 0; i < n; i++)
+        sum += weights[i] * row[tokens[i]];
+    return sum;
+}
+
 static double log_prob_of(const float *row, int64_t vocab, const int32_t *tokens, size_t n, double logsum) {
     (void)vocab;
     if (n == 1)
@@ -133,12 +140,14 @@ static const pb_reference *find_reference(const finisher *f, const pb_metric *me
 static double row_value(const finisher *f, const row_item *item, const float *row) {
     const pb_metric *m = item->lane->metric;
     int64_t vocab = f->spec->vocab;
-    double logsum = m->kind == PB_METRIC_RANK || m->kind <= PB_METRIC_LOGIT_DIFF ? 0 : pb_row_logsumexp(row, vocab);
+    double logsum = m->kind == PB_METRIC_RANK || m->kind <= PB_METRIC_LOGITS ? 0 : pb_row_logsumexp(row, vocab);
     switch (m->kind) {
     case PB_METRIC_LOGIT:
         return mean_at(row, m->answers, m->n_answers);
     case PB_METRIC_LOGIT_DIFF:
         return mean_at(row, m->answers, m->n_answers) - mean_at(row, m->wrong, m->n_wrong);
+    case PB_METRIC_LOGITS:
+        return weighted_at(row, m->answers, m->weights, m->n_answers);
     case PB_METRIC_PROB:
         return prob_of(row, m->answers, m->n_answers, logsum);
     case PB_METRIC_LOG_PROB:
@@ -173,6 +182,18 @@ static double columns_mean(const finisher *f, const float *row, const int32_t *t
     return sum / (double)n;
 }
 
+/* A metric of a few tokens' logits, of a row that has those alone. */
+static double columns_value(const finisher *f, const pb_metric *m, const float *row) {
+    if (m->kind == PB_METRIC_LOGITS) {
+        double sum = 0;
+        for (size_t i = 0; i < m->n_answers; i++)
+            sum += m->weights[i] * row[column_of(f, m->answers[i])];
+        return sum;
+    }
+    double value = columns_mean(f, row, m->answers, m->n_answers);
+    return m->kind == PB_METRIC_LOGIT_DIFF ? value - columns_mean(f, row, m->wrong, m->n_wrong) : value;
+}
+
 static pb_status flush(finisher *f, pb_error *err) {
     if (f->n == 0)
         return PB_OK;
@@ -197,12 +218,9 @@ static pb_status flush(finisher *f, pb_error *err) {
             status = pb_linear_outputs(pass->ctx, f->rows, f->spec->d_model, f->n, &f->spec->unembed, f->columns,
                                        f->n_columns, f->logits, err);
         for (int64_t r = 0; r < f->n && status == PB_OK; r++) {
-            const pb_metric *m = f->items[r].lane->metric;
             float *row = f->logits + r * f->n_columns;
             scale_logits(f->spec, row, f->n_columns);
-            values[r] = columns_mean(f, row, m->answers, m->n_answers);
-            if (m->kind == PB_METRIC_LOGIT_DIFF)
-                values[r] -= columns_mean(f, row, m->wrong, m->n_wrong);
+            values[r] = columns_value(f, f->items[r].lane->metric, row);
         }
     }
     for (int64_t r = 0; r < f->n && status == PB_OK; r++)

@@ -309,6 +309,7 @@ struct pb_metric {
     int32_t *positions;
     size_t n_answers, n_wrong;
     int32_t *answers, *wrong;
+    double *weights; /* [n_answers], of PB_METRIC_LOGITS */
     pb_run *reference;
     pb_metric_fn fn;
     void *user;

@@ -1,10 +1,11 @@
 /* Metrics as objects: what they read, and checking them against a model. Their values are computed in final.c. */
 #include "engine/internal.h"
 
+#include <math.h>
 #include <string.h>
 
-static const char *const kind_names[] = {"logit", "logit_diff", "prob", "log_prob", "prob_diff",
-                                         "rank",  "nll",        "kl",   "fn"};
+static const char *const kind_names[] = {"logit",     "logit_diff", "logits", "prob", "log_prob",
+                                         "prob_diff", "rank",       "nll",    "kl",   "fn"};
 
 const char *pb_metric_kind_name(pb_metric_kind kind) { return kind_names[kind]; }
 
@@ -14,8 +15,23 @@ bool pb_metric_differentiable(const pb_metric *metric) {
     return metric->kind != PB_METRIC_RANK && metric->kind != PB_METRIC_FN;
 }
 
-bool pb_metric_needs_all_logits(const pb_metric *metric) {
-    return metric->kind != PB_METRIC_LOGIT && metric->kind != PB_METRIC_LOGIT_DIFF;
+bool pb_metric_needs_all_logits(const pb_metric *metric) { return metric->kind > PB_METRIC_LOGITS; }
+
+static pb_status check_weights(const pb_metric_options *o, pb_error *err) {
+    if (!o->weights)
+        return pb_fail(err, PB_ERR_ARGUMENT, "metric logits needs a weight for each token");
+    for (size_t i = 0; i < o->n_answers; i++) {
+        if (!isfinite(o->weights[i]))
+            return pb_fail(err, PB_ERR_ARGUMENT,
+                           "metric logits: the weight of token %d is %g; weights are finite numbers", o->answers[i],
+                           o->weights[i]);
+        for (size_t j = 0; j < i; j++)
+            if (o->answers[j] == o->answers[i])
+                return pb_fail(err, PB_ERR_ARGUMENT,
+                               "metric logits: token %d has two weights, %g and %g: give it their sum", o->answers[i],
+                               o->weights[j], o->weights[i]);
+    }
+    return PB_OK;
 }
 
 static pb_status check_options(const pb_metric_options *o, pb_error *err) {
@@ -34,6 +50,10 @@ static pb_status check_options(const pb_metric_options *o, pb_error *err) {
         return pb_fail(err, PB_ERR_ARGUMENT, "metric kl needs the run to compare with");
     if (o->kind == PB_METRIC_FN && !o->fn)
         return pb_fail(err, PB_ERR_ARGUMENT, "metric fn needs a function");
+    if (o->kind == PB_METRIC_LOGITS)
+        PB_TRY(check_weights(o, err));
+    else if (o->weights)
+        return pb_fail(err, PB_ERR_ARGUMENT, "metric %s takes no weights", name);
     if (o->positions.listed && o->positions.n == 0)
         return pb_fail(err, PB_ERR_ARGUMENT, "metric %s: the list of positions is empty", name);
     return PB_OK;
@@ -61,11 +81,15 @@ pb_status pb_metric_create(pb_context *ctx, const pb_metric_options *o, pb_metri
     m->positions = copy_ints(ctx, o->positions.items, m->n_positions);
     m->answers = copy_ints(ctx, o->answers, o->n_answers);
     m->wrong = copy_ints(ctx, o->wrong, o->n_wrong);
+    size_t n_weights = o->weights ? o->n_answers : 0;
+    m->weights = pb_alloc(ctx, n_weights, sizeof *m->weights);
+    if (m->weights && n_weights)
+        memcpy(m->weights, o->weights, n_weights * sizeof *m->weights);
     m->reference = o->reference ? pb_run_ref((pb_run *)(uintptr_t)o->reference) : NULL;
     m->fn = o->fn;
     m->user = o->user;
-    if (!m->positions || !m->answers || !m->wrong) {
-        size_t bytes = (m->n_positions + m->n_answers + m->n_wrong) * sizeof(int32_t);
+    if (!m->positions || !m->answers || !m->wrong || !m->weights) {
+        size_t bytes = (m->n_positions + m->n_answers + m->n_wrong) * sizeof(int32_t) + n_weights * sizeof(double);
         pb_metric_unref(m);
         return pb_fail_memory(err, ctx, bytes, "a metric");
     }
@@ -85,6 +109,7 @@ void pb_metric_unref(pb_metric *m) {
     pb_free(m->positions);
     pb_free(m->answers);
     pb_free(m->wrong);
+    pb_free(m->weights);
     pb_run_unref(m->reference);
     pb_free(m);
     pb_context_unref(ctx);

@@ -1,6 +1,7 @@
 /* Lua: metrics. A Lua metric is a description (kind, answers, positions ...): token texts become ids only when it meets a
  * run, by that run's tokenizer, so one metric serves every model. metric(run) measures a run as it is. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "host/batch.h"
@@ -116,6 +117,69 @@ static int metric_logit_diff(lua_State *L) { return make_difference_metric(L, PB
 
 static int metric_prob_diff(lua_State *L) { return make_difference_metric(L, PB_METRIC_PROB_DIFF); }
 
+/* Push the list of the keys of a table of tokens: ids ascending, then texts in the order of their bytes. */
+static void push_sorted_keys(lua_State *L, int table) {
+    lua_newtable(L);
+    int list = lua_gettop(L);
+    lua_Integer n = 0;
+    for (lua_pushnil(L); lua_next(L, table) != 0;) {
+        lua_pop(L, 1);
+        if (lua_type(L, -1) != LUA_TSTRING && !lua_isinteger(L, -1))
+            pb_bad_argument(L, "weights", "are by token, a text (\" Paris\") or an id; one is by %s",
+                            pb_describe(L, -1));
+        lua_Integer place = n + 1;
+        for (; place > 1; place--) { /* insertion: these lists are short */
+            lua_rawgeti(L, list, place - 1);
+            bool text = lua_type(L, -2) == LUA_TSTRING, before_is_text = lua_type(L, -1) == LUA_TSTRING;
+            bool in_order = text == before_is_text ? lua_compare(L, -1, -2, LUA_OPLT) : !before_is_text;
+            if (in_order) {
+                lua_pop(L, 1);
+                break;
+            }
+            lua_rawseti(L, list, place);
+        }
+        lua_pushvalue(L, -1);
+        lua_rawseti(L, list, place);
+        n++;
+    }
+}
+
+/* logits({ [token] = weight, ... } [, { pos = }]). Order of a Lua table's entries is by chance, a metric's value must not be:
+ * tokens are sorted, ids before texts. */
+static int metric_logits(lua_State *L) {
+    pb_check_arity(L, 2);
+    if (lua_type(L, 1) != LUA_TTABLE)
+        pb_bad_argument(
+            L, "weights",
+            "must be a table of tokens and their weights, as { [\" Paris\"] = 1, [\" Rome\"] = -1 }, got %s",
+            pb_describe(L, 1));
+    lua_settop(L, 2);
+    lua_newtable(L);
+    push_sorted_keys(L, 1);
+    if (lua_rawlen(L, 4) == 0)
+        pb_bad_argument(L, "weights", "is empty: which tokens' logits are summed?");
+    lua_newtable(L);
+    for (lua_Integer i = 1; i <= (lua_Integer)lua_rawlen(L, 4); i++) {
+        lua_rawgeti(L, 4, i);
+        lua_pushvalue(L, 6);
+        lua_rawget(L, 1);
+        if (lua_type(L, 7) != LUA_TNUMBER)
+            pb_bad_argument(L, "weights", "are numbers by token, as { [\" Paris\"] = 1 }; that of %s is %s",
+                            pb_describe(L, 6), pb_describe(L, 7));
+        if (!isfinite(lua_tonumber(L, 7)))
+            pb_bad_argument(L, "weights", "are finite numbers; that of %s is %f", pb_describe(L, 6),
+                            lua_tonumber(L, 7));
+        lua_rawseti(L, 5, i);
+        lua_settop(L, 5);
+    }
+    lua_setfield(L, 3, "weights");
+    lua_setfield(L, 3, "answers");
+    take_options(L, 2, 3);
+    lua_settop(L, 3);
+    push_metric(L, PB_METRIC_LOGITS);
+    return 1;
+}
+
 static int metric_nll(lua_State *L) {
     pb_check_arity(L, 1);
     lua_settop(L, 1);
@@ -211,6 +275,35 @@ static int32_t *push_ids(lua_State *L, int spec, const char *field, const pb_mod
     return ids;
 }
 
+typedef struct weighted_token {
+    int32_t id;
+    double weight;
+} weighted_token;
+
+static int by_id(const void *a, const void *b) {
+    int32_t x = ((const weighted_token *)a)->id, y = ((const weighted_token *)b)->id;
+    return (x > y) - (x < y);
+}
+
+/* Weights of the answers, both in the order of the ids; memory is pushed. A text and an id can be one token: the engine says so. */
+static const double *push_weights(lua_State *L, int spec, int32_t *ids, size_t n) {
+    weighted_token *both = pb_lua_scratch(L, n, sizeof *both);
+    lua_getfield(L, spec, "weights");
+    for (size_t i = 0; i < n; i++) {
+        lua_rawgeti(L, -1, (lua_Integer)i + 1);
+        both[i] = (weighted_token){ids[i], lua_tonumber(L, -1)};
+        lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+    qsort(both, n, sizeof *both, by_id);
+    double *weights = pb_lua_scratch(L, n, sizeof *weights);
+    for (size_t i = 0; i < n; i++) {
+        ids[i] = both[i].id;
+        weights[i] = both[i].weight;
+    }
+    return weights;
+}
+
 bool pb_metric_takes_all(lua_State *L, int index) {
     const pb_lua_metric *metric = pb_to_box(L, index, &PB_METRIC_CLASS);
     if (!metric || metric->kind == PB_METRIC_NLL) /* its default is all that have a next token */
@@ -247,7 +340,10 @@ void pb_resolve_metric(lua_State *L, int index, const pb_run *run, pb_metric **o
     pb_metric_options options = {.kind = metric->kind};
     options.positions =
         pb_metric_takes_all(L, index) ? push_all_positions(L, pb_run_length(run)) : pb_field_choice(L, spec, "pos", -1);
-    options.answers = push_ids(L, spec, "answers", model, &options.n_answers);
+    int32_t *answers = push_ids(L, spec, "answers", model, &options.n_answers);
+    options.answers = answers;
+    if (metric->kind == PB_METRIC_LOGITS)
+        options.weights = push_weights(L, spec, answers, options.n_answers);
     options.wrong = push_ids(L, spec, "wrong", model, &options.n_wrong);
     if (metric->kind == PB_METRIC_KL) {
         lua_getfield(L, spec, "reference");
@@ -310,6 +406,8 @@ static int metric_answers(lua_State *L) { return push_list_copy(L, "answers"); }
 
 static int metric_wrong(lua_State *L) { return push_list_copy(L, "wrong"); }
 
+static int metric_weights(lua_State *L) { return push_list_copy(L, "weights"); }
+
 static int metric_pos(lua_State *L) { return push_list_copy(L, "pos"); }
 
 static int metric_reference(lua_State *L) { return push_spec_field(L, "reference"); }
@@ -327,12 +425,37 @@ static void add_list(lua_State *L, luaL_Buffer *text, int list) {
     }
 }
 
+/* "logits({[' Paris'] = 1, [7] = -0.5})"; the description is at 2 */
+static int logits_tostring(lua_State *L) {
+    lua_getfield(L, 2, "answers");
+    lua_getfield(L, 2, "weights");
+    luaL_Buffer text;
+    luaL_buffinit(L, &text);
+    luaL_addstring(&text, "logits({");
+    for (lua_Integer i = 1; i <= (lua_Integer)lua_rawlen(L, 3); i++) {
+        lua_rawgeti(L, 3, i);
+        lua_rawgeti(L, 4, i);
+        bool quoted = lua_type(L, -2) == LUA_TSTRING;
+        char weight[32];
+        snprintf(weight, sizeof weight, "%.15g", lua_tonumber(L, -1));
+        lua_pushfstring(L, quoted ? "%s['%s'] = %s" : "%s[%s] = %s", i > 1 ? ", " : "", lua_tostring(L, -2), weight);
+        lua_replace(L, -3);
+        lua_pop(L, 1);
+        luaL_addvalue(&text);
+    }
+    luaL_addstring(&text, "})");
+    luaL_pushresult(&text);
+    return 1;
+}
+
 /* "logit_diff(' Paris', ' Rome')", several answers in braces: "prob({' a', ' b'})" */
 static int metric_tostring(lua_State *L) {
     static const char *const lists[] = {"answers", "wrong"};
     const pb_lua_metric *metric = check_metric(L, 1);
     lua_settop(L, 1);
     lua_getiuservalue(L, 1, SPEC);
+    if (metric->kind == PB_METRIC_LOGITS)
+        return logits_tostring(L);
     lua_getfield(L, 2, lists[0]);
     lua_getfield(L, 2, lists[1]);
     luaL_Buffer text;
@@ -354,8 +477,13 @@ static int metric_tostring(lua_State *L) {
 }
 
 static const luaL_Reg properties[] = {
-    {"kind", metric_kind}, {"answers", metric_answers},     {"wrong", metric_wrong},
-    {"pos", metric_pos},   {"reference", metric_reference}, {NULL, NULL},
+    {"kind", metric_kind},
+    {"answers", metric_answers},
+    {"wrong", metric_wrong},
+    {"weights", metric_weights},
+    {"pos", metric_pos},
+    {"reference", metric_reference},
+    {NULL, NULL},
 };
 
 static const luaL_Reg metamethods[] = {{"__call", metric_call}, {"__tostring", metric_tostring}, {NULL, NULL}};
@@ -373,6 +501,7 @@ void pb_open_metric(lua_State *L) {
     static const luaL_Reg functions[] = {
         {"logit", metric_logit},
         {"logit_diff", metric_logit_diff},
+        {"logits", metric_logits},
         {"prob", metric_prob},
         {"log_prob", metric_log_prob},
         {"prob_diff", metric_prob_diff},

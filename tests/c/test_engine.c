@@ -484,10 +484,13 @@ static void metrics__by_hand(bool llama) {
     for (int v = 0; v < vocab; v++)
         kl += exp(ref[v]) / ref_sum * ((ref[v] - log(ref_sum)) - (last[v] - log(sum)));
     double p2 = (exp(last[5]) + exp(last[7])) / sum;
+    static const double weights[2] = {0.5, -3};
     struct {
         pb_metric_options o;
         double expected;
     } cases[] = {
+        {{.kind = PB_METRIC_LOGITS, .answers = answers, .n_answers = 2, .weights = weights},
+         0.5 * last[5] - 3.0 * last[7]},
         {{.kind = PB_METRIC_LOGIT, .answers = answers, .n_answers = 2}, (last[5] + last[7]) / 2.0},
         {{.kind = PB_METRIC_LOGIT_DIFF, .answers = answers, .n_answers = 2, .wrong = &wrong, .n_wrong = 1},
          (last[5] + last[7]) / 2.0 - last[9]},
@@ -510,6 +513,38 @@ static void metrics__by_hand(bool llama) {
     pb_tensor_unref(logits);
     pb_tensor_unref(other);
     drop_fixture(&f);
+}
+
+static void metric_logits__what_is_refused(void **state) {
+    (void)state;
+    pb_context *ctx = test_context();
+    const int32_t twice[2] = {5, 5}, tokens[2] = {5, 7};
+    const double weights[2] = {1, -1}, infinite[2] = {1, INFINITY}, nan[2] = {NAN, 1};
+    const struct {
+        pb_metric_options o;
+        const char *says;
+    } cases[] = {
+        {{.kind = PB_METRIC_LOGITS, .weights = weights}, "answer"},
+        {{.kind = PB_METRIC_LOGITS, .answers = tokens, .n_answers = 2}, "a weight for each"},
+        {{.kind = PB_METRIC_LOGITS, .answers = twice, .n_answers = 2, .weights = weights}, "two weights, 1 and -1"},
+        {{.kind = PB_METRIC_LOGITS, .answers = tokens, .n_answers = 2, .weights = infinite}, "token 7 is inf"},
+        {{.kind = PB_METRIC_LOGITS, .answers = tokens, .n_answers = 2, .weights = nan}, "token 5 is"},
+        {{.kind = PB_METRIC_LOGITS,
+          .answers = tokens,
+          .n_answers = 2,
+          .weights = weights,
+          .wrong = tokens,
+          .n_wrong = 1},
+         "wrong"},
+        {{.kind = PB_METRIC_LOGIT, .answers = tokens, .n_answers = 2, .weights = weights}, "takes no weights"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pb_metric *m = NULL;
+        assert_error(pb_metric_create(ctx, &cases[i].o, &m, &err), PB_ERR_ARGUMENT, cases[i].says);
+        assert_null(m);
+    }
+    assert_int_equal(pb_context_memory_used(ctx), 0);
+    pb_context_unref(ctx);
 }
 
 static void generate__equals_fresh_runs(bool llama) {
@@ -710,6 +745,7 @@ int main(void) {
         TESTS(capture__last_residual__has_all_rows),
         TESTS(sites__add_up),
         TESTS(metrics__by_hand),
+        cmocka_unit_test(metric_logits__what_is_refused),
         TESTS(generate__equals_fresh_runs),
         TESTS(noise__is_the_same_wherever_it_is_cut),
         TESTS(bad_input__is_refused_with_words),

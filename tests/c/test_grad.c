@@ -432,12 +432,14 @@ static void patched(bool llama) {
     pb_metric_unref(m);
     static const int32_t answers[2] = {4, 6};
     static const int32_t wrong = 1;
+    static const double weights[2] = {2, -0.5};
     int32_t positions[2] = {5, 2};
     pb_metric_options others[] = {
         {.kind = PB_METRIC_PROB, .answers = answers, .n_answers = 2},
         {.kind = PB_METRIC_LOG_PROB, .answers = answers, .n_answers = 2, .positions = {true, 2, positions}},
         {.kind = PB_METRIC_PROB_DIFF, .answers = answers, .n_answers = 2, .wrong = &wrong, .n_wrong = 1},
         {.kind = PB_METRIC_LOGIT, .answers = answers, .n_answers = 2},
+        {.kind = PB_METRIC_LOGITS, .answers = answers, .n_answers = 2, .weights = weights},
         {.kind = PB_METRIC_NLL},
         {.kind = PB_METRIC_KL, .reference = source},
     };

@@ -23,6 +23,49 @@ check.test("metrics equal their formulas at the last position", function()
   check.eq(pb.metric.rank(" Rome")(run), last:gt(last:get(rome)):sum())
 end)
 
+check.test("logits: a weighted sum, of which the difference is one case", function()
+  local weights = { [" Paris"] = 1, [" Rome"] = -1 }
+  check.eq(pb.metric.logits(weights)(run), pb.metric.logit_diff(" Paris", " Rome")(run))
+  check.eq(pb.metric.logits { [paris] = 1, [rome] = -1 }(run), pb.metric.logit_diff(paris, rome)(run))
+  check.close(pb.metric.logits { [" Paris"] = 0.5, [rome] = 0.25, [" Berlin"] = -3 }(run),
+              0.5 * logits:get(11, paris) + 0.25 * logits:get(11, rome) - 3 * logits:get(11, berlin), 1e-4)
+  check.close(pb.metric.logits(weights, { pos = { 2, -1 } })(run), pb.metric.logit_diff(" Paris", " Rome", { pos = { 2, -1 } })(run), 1e-6)
+  local all, sum = {}, 0 -- more tokens than are made one by one
+  for id = 0, 199 do
+    all[id] = (id % 7) - 3
+    sum = sum + all[id] * logits:get(11, id)
+  end
+  check.close(pb.metric.logits(all)(run), sum, 1e-3)
+  local patch = { { { site = "z", layer = 1, zero = true } }, { { site = "logits", pos = -1, neuron = paris, value = 7 } } }
+  check.eq(run:measure(patch, pb.metric.logits(weights)), run:measure(patch, pb.metric.logit_diff(" Paris", " Rome")))
+end)
+
+check.test("logits: the gradient is the weighted one", function()
+  local diff, sum = run:grad(pb.metric.logit_diff(" Paris", " Rome"), { "resid_pre", "logits" }), run:grad(pb.metric.logits { [" Paris"] = 1, [" Rome"] = -1 }, { "resid_pre", "logits" })
+  check.eq(sum["blocks.0.hook_resid_pre"], diff["blocks.0.hook_resid_pre"])
+  check.eq(sum.measured, diff.measured)
+  local scaled = run:grad(pb.metric.logits({ [" Paris"] = 0.5, [" Rome"] = 2 }, { pos = { 3, -1 } }), { "logits" }).logits
+  check.eq({ scaled:get(3, paris), scaled:get(11, rome), scaled:get(4, paris) }, { 0.25, 1.0, 0.0 })
+  check.close(scaled:sum(), 2.5, 1e-6)
+end)
+
+check.test("logits: what it says and refuses", function()
+  local metric = pb.metric.logits({ [" Rome"] = -0.5, [" Paris"] = 1, [7] = 2, [3] = 1e-3 }, { pos = 3 })
+  check.eq({ metric.kind, metric.answers, metric.weights, metric.pos }, { "logits", { 3, 7, " Paris", " Rome" }, { 1e-3, 2, 1, -0.5 }, 3 })
+  check.eq(tostring(metric), "logits({[3] = 0.001, [7] = 2, [' Paris'] = 1, [' Rome'] = -0.5})")
+  check.raises(function() pb.metric.logits {} end, "empty")
+  check.raises(function() pb.metric.logits() end, "table of tokens")
+  check.raises(function() pb.metric.logits { " Paris" } end, "numbers by token", "' Paris'")
+  check.raises(function() pb.metric.logits { [" Paris"] = 1 / 0 } end, "finite", "inf")
+  check.raises(function() pb.metric.logits { [" Paris"] = 0 / 0 } end, "finite", "nan")
+  check.raises(function() pb.metric.logits { [true] = 1 } end, "by token")
+  check.raises(function() pb.metric.logits { [1.5] = 1 } end, "by token")
+  check.raises(function() pb.metric.logits({ [" Paris"] = 1 }, { at = 1 }) end, "at")
+  check.raises(function() local _ = pb.metric.logits { [" Parisian"] = 1 } (run) end, "2 tokens")
+  check.raises(function() local _ = pb.metric.logits { [2048] = 1 } (run) end, "2048")
+  check.raises(function() local _ = pb.metric.logits { [paris] = 1, [" Paris"] = 2 } (run) end, "two weights")
+end)
+
 check.test("nll is of the prompt's own tokens, kl of the whole prediction", function()
   local tokens, sum = run.tokens, 0
   for p = 0, #run - 2 do sum = sum - log_probs(run, p):get(tokens[p + 2]) end

@@ -272,7 +272,7 @@ function core.collect(all, place, grid, unit, metric, about)
   }
 end
 
-local UNITS = { logit = "logit", logit_diff = "logit difference", prob = "probability", log_prob = "log probability", fn = "metric",
+local UNITS = { logit = "logit", logits = "weighted logits", logit_diff = "logit difference", prob = "probability", log_prob = "log probability", fn = "metric",
                 prob_diff = "probability difference", rank = "rank", nll = "negative log likelihood", kl = "KL divergence" }
 
 function core.unit_of(metric) return UNITS[metric.kind] or metric.kind end

@@ -8,7 +8,7 @@ return {
 A metric is a description: tokens given as texts (" Paris") become ids when it meets a run, by that run's model. A text that is not one
 token is an error that shows its pieces; ids are taken as they are. pos: a position, a list of them, or "all"; with several the metric
 is their mean. The default is the last position.
-metric(run) and run:measure round to float32, so equal values are equal to the bit. Fields: kind, answers, wrong, pos, reference.]],
+metric(run) and run:measure round to float32, so equal values are equal to the bit. Fields: kind, answers, wrong, weights, pos, reference.]],
     example = [[local metric = pb.metric.logit_diff(" Paris", { " Rome", " Berlin" })
 print(metric(clean), metric(corrupt))]] },
   answer("logit", "The mean logit of the answers."),
@@ -17,6 +17,12 @@ print(metric(clean), metric(corrupt))]] },
   answer("rank", "How many tokens have a larger logit than the answer (one token); 0: it is the likeliest."),
   { name = "pb.metric.logit_diff", signature = "pb.metric.logit_diff(answers, wrong [, { pos = -1 }]) -> metric",
     summary = "Mean logit of the answers minus mean logit of the wrong ones." },
+  { name = "pb.metric.logits", signature = "pb.metric.logits({ [token] = weight, ... } [, { pos = -1 }]) -> metric",
+    summary = "A weighted sum of logits: any linear function of them, with its gradient.",
+    text = [[
+Tokens are texts or ids, weights finite numbers; a token named twice (as text and as id) is an error. logit_diff is the case of weights that
+are 1 / (number of answers) and -1 / (number of wrong ones). In a list { 0.5, 2 } the tokens are the ids 1 and 2.]],
+    example = [[local season = pb.metric.logits { [" summer"] = 1, [" spring"] = 0.5, [" winter"] = -1, [" autumn"] = -0.5 }]] },
   { name = "pb.metric.prob_diff", signature = "pb.metric.prob_diff(answers, wrong [, { pos = -1 }]) -> metric",
     summary = "Probability of the answers minus that of the wrong ones, each summed (greater-than)." },
   { name = "pb.metric.nll", signature = "pb.metric.nll([{ pos = }]) -> metric",
@@ -31,6 +37,7 @@ print(metric(clean), metric(corrupt))]] },
   { name = "metric.kind", signature = "metric.kind -> text", summary = "\"logit_diff\", \"prob\", ..." },
   { name = "metric.answers", signature = "metric.answers -> list or nil", summary = "The answers as they were given." },
   { name = "metric.wrong", signature = "metric.wrong -> list or nil", summary = "The wrong answers as they were given." },
+  { name = "metric.weights", signature = "metric.weights -> list or nil", summary = "The answers' weights in a sum of logits, in the order of metric.answers." },
   { name = "metric.pos", signature = "metric.pos -> number, list or nil", summary = "The positions as they were given; nil: the default." },
   { name = "metric.reference", signature = "metric.reference -> run or nil", summary = "The reference run of a kl metric." },
 }
