@@ -1,18 +1,19 @@
 -- Is this head an induction head? Words said twice: which heads look back to what followed the first time, which heads tell them where
--- to look, and is that a cause or only a look? patchbay run examples/induction.lua model=gpt2
+-- to look, and is that a cause or only a look?        patchbay run examples/induction.lua [words=... model=...]
 local pb = require "patchbay"
-local heads = require "patchbay.heads"
-local arg = pb.params { model = "facts", seed = 1, n = 20 }
+local heads, data = require "patchbay.heads", require "patchbay.data"
+local arg = pb.params { model = "facts", words = "induction", seed = 1, n = 20 } -- words: a task whose words are said twice; words=any for another model
 local model = pb.load(arg.model)
 
-local found = heads.induction(model, { seed = arg.seed, n = arg.n })
+local words = arg.words ~= "any" and data.pairs(model, arg.words, { quiet = true }) or nil
+local found = heads.induction(model, { seed = arg.seed, n = arg.n, tokens = words, bos = true })
 if #found.readers == 0 then
   print "no head attends to what followed an earlier occurrence"
   return
 end
 print(("a repeated word makes these heads look %d after where it was said first:"):format(found.offset))
 for _, head in ipairs(found.scores.offset[found.offset]:top(#found.readers)) do
-  print(("  head %d.%d, %.0f %% of its attention"):format(head.layer, head.head, 100 * head.value))
+  print(("  head %d.%d, %.2f ± %.2f of its attention"):format(head.layer, head.head, head.value, head.se))
 end
 
 -- Path patching: spoil the first occurrence, then give back only what one head writes into one reader's keys.

@@ -28,6 +28,9 @@ local function new(seed)
   return setmetatable({ mt = mt, at = 624 }, Twister)
 end
 
+-- As torch.Generator().manual_seed(seed).
+local function plain(seed) return setmetatable({ mt = seeded(seed), at = 624 }, Twister) end
+
 local function refill(mt)
   for i = 0, 623 do
     local y = (mt[i] & 0x80000000) | (mt[(i + 1) % 624] & 0x7fffffff)
@@ -54,6 +57,19 @@ end
 function Twister:random()
   local a, b = self:word() >> 5, self:word() >> 6
   return (a * 67108864.0 + b) * (1.0 / 9007199254740992.0)
+end
+
+-- A list of n standard normal numbers as torch.randn makes them on a CPU (n a multiple of 16; its logarithm and sine are rounded otherwise).
+function Twister:normal(n)
+  local list, u = {}, {}
+  for first = 0, n - 16, 16 do
+    for j = 0, 15 do u[j] = (self:word() & 0xffffff) * (1.0 / 16777216.0) end
+    for j = 0, 7 do
+      local radius, angle = math.sqrt(-2 * math.log(1 - u[j])), 2 * math.pi * u[j + 8]
+      list[first + j + 1], list[first + j + 9] = radius * math.cos(angle), radius * math.sin(angle)
+    end
+  end
+  return list
 end
 
 -- 0 .. n - 1
@@ -109,4 +125,4 @@ function Twister:shuffle(list)
   return list
 end
 
-return { new = new }
+return { new = new, plain = plain }

@@ -18,10 +18,10 @@ function heads.mask(length, weight)
   return mask
 end
 
--- The mean over destinations from `first` on (default: all that reach) of the attention to `back` tokens before.
-function heads.diagonal(length, back, first)
-  first = math.max(first or back, back)
-  return heads.mask(length, function(q, k) return q >= first and q - k == back and 1 / (length - first) or nil end)
+-- The mean of the attention to `back` tokens before, over the destinations from `first` (default: the first that reaches) to `last`.
+function heads.diagonal(length, back, first, last)
+  first, last = math.max(first or back, back), last or length - 1
+  return heads.mask(length, function(q, k) return q >= first and q <= last and q - k == back and 1 / (last - first + 1) or nil end)
 end
 
 -- heads.attention(runs, { name = mask [T, T] }) -> { name = grid [layer, head] }: sum of pattern times mask, mean over runs; and entropy
@@ -48,30 +48,50 @@ function heads.attention(runs, masks)
   return out
 end
 
--- Runs on [start] + r + r, r of `length` random tokens, and where the first r begins.
-function heads.repeated(model, given)
-  local o = pb.options(given, { "seed", "tokens", "bos", n = 10, length = 16 }, "heads.repeated")
-  local ids = o.tokens or require "patchbay.words".tokens(model)
-  if #ids < o.length then pb.fail("heads: length %d needs as many different tokens, there are %d", o.length, #ids) end
-  local start, prompts = model.has_tokenizer and model:encode("", { bos = o.bos }) or {}, {}
-  for i = 1, o.n do
-    local order, prompt = pb.rand { #ids, seed = o.seed or pb.seed, draw = i }:argsort():narrow(0, 0, o.length):tolist(), { table.unpack(start) }
-    for j = 1, 2 * o.length do prompt[#prompt + 1] = ids[math.tointeger(order[(j - 1) % o.length + 1]) + 1] end
-    prompts[i] = prompt
+-- n lists of `length` different tokens, drawn from o.tokens (default: whole words); or o.sequences, checked.
+local function sequences_of(model, o)
+  local list = o.sequences
+  if list then
+    for i, r in ipairs(list) do
+      if #r ~= #list[1] then pb.fail("heads: sequences must have one length, the first has %d tokens and number %d has %d", #list[1], i, #r) end
+    end
+    return #list > 0 and list or pb.fail "heads: the list of sequences is empty"
   end
-  return model:runs(prompts), #start, o.length
+  local ids = require "patchbay.words".pool(model, o.tokens)
+  if #ids < o.length then pb.fail("heads: length %d needs as many different tokens, there are %d", o.length, #ids) end
+  list = {}
+  for i = 1, o.n do
+    list[i] = pb.rand { #ids, seed = o.seed or pb.seed, draw = i }:argsort():narrow(0, 0, o.length):tolist()
+    for j, place in ipairs(list[i]) do list[i][j] = ids[math.tointeger(place) + 1] end
+  end
+  return list
 end
 
--- heads.scores(model, { seed =, n =, length =, offsets = 4, tokens = }) -> grids [layer, head]: previous, current, first, duplicate, induction,
--- offset[k] (attention from a repeated token to the k-th token after its earlier occurrence), entropy, copying
+-- Runs on [start] + r + r for each r of random tokens, where the first r begins, and how long r is.
+function heads.repeated(model, given)
+  local o = pb.options(given, { "seed", "tokens", "bos", "sequences", n = 50, length = 16 }, "heads.repeated")
+  local start, prompts = model.has_tokenizer and model:encode("", { bos = o.bos }) or {}, {}
+  for i, r in ipairs(sequences_of(model, o)) do
+    prompts[i] = { table.unpack(start) }
+    for _ = 1, 2 do table.move(r, 1, #r, #prompts[i] + 1, prompts[i]) end
+  end
+  return model:runs(prompts), #start, (#prompts[1] - #start) // 2
+end
+
+-- heads.scores(model, { seed =, n =, length =, offsets = 4, tokens =, sequences =, bos = }) -> grids [layer, head]. Means over the destinations in
+-- the second r: previous, current, first (attention to the token before, itself, the prompt's first); offset[k], k = 0 to offsets (to the k-th token
+-- after the earlier occurrence; the same destinations for all k, those for which that token is still in the first r); duplicate = offset[0],
+-- induction = offset[1]. entropy: of all rows. copying: of the weights.
 function heads.scores(model, given)
-  local o = pb.options(given, { "seed", "tokens", "bos", n = 10, length = 16, offsets = 4 }, "heads.scores")
+  local o = pb.options(given, { "seed", "tokens", "bos", "sequences", n = 50, length = 16, offsets = 4 }, "heads.scores")
   local offsets = o.offsets
   o.offsets = nil
   local runs, start, n = heads.repeated(model, o)
-  local T = #runs[1]
-  local masks = { previous = heads.diagonal(T, 1), current = heads.diagonal(T, 0), first = heads.mask(T, function(_, k) return k == 0 and 1 / T or nil end) }
-  for k = 0, offsets do masks["offset " .. k] = heads.diagonal(T, n - k, start + n) end
+  if math.type(offsets) ~= "integer" or offsets < 1 or offsets >= n then pb.fail("heads.scores: offsets must be 1 to length - 1 (%d), got %s", n - 1, tostring(offsets)) end
+  local T, second = #runs[1], start + n
+  local masks = { previous = heads.diagonal(T, 1, second), current = heads.diagonal(T, 0, second),
+                  first = heads.mask(T, function(q, k) return k == 0 and q >= second and 1 / n or nil end) }
+  for k = 0, offsets do masks["offset " .. k] = heads.diagonal(T, n - k, second, T - 1 - offsets) end
   local scores = heads.attention(runs, masks)
   scores.offset = {}
   for k = 0, offsets do
@@ -104,39 +124,8 @@ function heads.detect(run, kind, given)
   return pb.grid(one)
 end
 
--- ---- induction circuits -------------------------------------------------------------------------------------------------------------
-
--- heads.induction(model, { seed =, n =, length =, offsets =, least = 0.3 }) -> { readers, previous, offset, effect, links, scores }
--- Readers attend, with at least `least`, to the offset-th token after an earlier occurrence; previous-token heads to the token before.
--- The causal check: of what is lost when the earlier occurrence is another word, how much does each previous-token head bring back
--- through each reader's keys? (path patching, grid effect [sender, receiver]; links is the same as a list, the largest first)
-function heads.induction(model, given)
-  local o = pb.options(given, { "seed", n = 20, length = 12, offsets = 4, least = 0.3 }, "heads.induction")
-  local found = { readers = {}, links = {}, scores = heads.scores(model, { seed = o.seed, offsets = o.offsets }) }
-  local function strong(grid)
-    local list = {}
-    for _, cell in ipairs(grid:top(model.layers * model.heads)) do list[#list + 1] = cell.value >= o.least and cell or nil end
-    return list
-  end
-  for k = 1, o.offsets do
-    local list = strong(found.scores.offset[k])
-    if #list > #found.readers then found.readers, found.offset = list, k end
-  end
-  found.previous = strong(found.scores.previous)
-  if #found.readers == 0 or #found.previous == 0 then return found end
-  local keys = {}
-  for i, cell in ipairs(found.readers) do keys[i] = { site = "k", heads = { cell }, name = ("%d.%d"):format(cell.layer, cell.head) } end
-  local set = require "patchbay.tasks".induction(model, { n = o.n, length = o.length, seed = o.seed, corrupt = "match" })
-  found.effect = require "patchbay.path".sweep(set, { senders = found.previous, receivers = keys, metric = "logit_diff" }):recovered()
-  for _, cell in ipairs(found.effect:cells()) do
-    found.links[#found.links + 1] = { previous = found.previous[cell.sender and cell.sender + 1 or 1], reader = found.readers[cell.receiver + 1],
-                                      recovered = cell.value, se = cell.se }
-  end
-  table.sort(found.links, function(x, y) return x.recovered > y.recovered end)
-  return found
-end
-
--- Scores of weights (composition, copying, singular directions) have a file of their own.
+-- Weights' scores (composition, copying, singular directions) and the search for induction circuits have files of their own.
 for name, fn in pairs(require "patchbay.weights") do heads[name] = fn end
+heads.induction = require "patchbay.induction"
 
 return heads

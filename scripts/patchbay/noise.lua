@@ -42,12 +42,19 @@ local function gaussian(model, subjects)
   return centre, (vectors * values:maximum(0):sqrt()):transpose(0, 1):contiguous()
 end
 
+-- A level as text, for what files say of themselves.
+function noise.text(level)
+  return (type(level) == "string" or type(level) == "number") and tostring(level) or type(level) == "function" and "a function's" or "given as tensors"
+end
+
 -- noise.sampler(model, level, subjects, seed) -> function (tokens, draw) -> tensor [tokens, d_model]; and the scale, if that is one
 -- number. subjects: a function that gives lists of ids. A draw of a seed is the same for every prompt with as many subject tokens.
 function noise.sampler(model, level, subjects, seed)
   local d = model.d_model
   local function normal(tokens, draw) return pb.randn { tokens, d, seed = seed, draw = draw } end
-  if type(level) == "table" then
+  if type(level) == "function" then
+    return level
+  elseif type(level) == "table" then
     return function(_, draw) return level[draw + 1] or pb.fail("noise: %d tensors for draw %d", #level, draw) end
   elseif getmetatable(level) == "tensor" then
     return function(_, draw) return level:select(0, draw):contiguous() end
@@ -75,7 +82,7 @@ function noise.sampler(model, level, subjects, seed)
     end
   end
   pb.fail("noise: expected \"s3\" (3 standard deviations of the subjects' embeddings), \"m\" (multivariate Gaussian), \"t3\" (Student t, whole degrees " ..
-          "above 2), \"u0.1\" (uniform in ±0.1), a positive number (standard deviation) or a list of tensors, got '%s'", tostring(level))
+          "above 2), \"u0.1\" (uniform in ±0.1), a positive number (standard deviation), a list of tensors or function(tokens, draw), got '%s'", tostring(level))
 end
 
 return noise

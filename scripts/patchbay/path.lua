@@ -6,7 +6,7 @@
 -- mlps = "live": what passes through MLPs is part of the path, as in the paper; "frozen": the direct edge alone, exact.
 -- norms = "frozen": layer norms keep the run's own scale, so that edges are linear and add up.
 local pb = require "patchbay"
-local cells, nodes, lists = require "patchbay.cells", require "patchbay.nodes", require "patchbay.node_lists"
+local cells, nodes, lists, reach = require "patchbay.cells", require "patchbay.nodes", require "patchbay.node_lists", require "patchbay.reach"
 
 local path = {}
 
@@ -18,21 +18,21 @@ local function held(model, run, places, o, hold)
     local key = ("%s %s %s"):format(site, layer or "", list and axis .. table.concat(list, ",") or "")
     local patch = hold.kept[key]
     if not patch then
-      patch = { site = site, layer = layer, pos = nodes.positions_from(hold.from, #run), [axis or "head"] = list }
+      patch = { site = site, layer = layer, pos = reach.positions_from(hold.from, #run), [axis or "head"] = list }
       patch.value = run[patch]
       hold.kept[key] = patch
     end
     patches[#patches + 1] = patch
   end
-  for layer = nodes.first_layer(places), model.layers - 1 do
-    local live = nodes.live(model, places, layer)
+  for layer = reach.first_layer(places), model.layers - 1 do
+    local live = reach.live(model, places, layer)
     if not live.attn then own("attn_out", layer)
     elseif #live.heads_held > 0 then own("z", layer, "head", live.heads_held) end
     if o.mlps == "frozen" then
       if not live.mlp then own("mlp_out", layer)
       elseif #live.neurons_held > 0 then own("mlp_post", layer, "neuron", live.neurons_held) end
     end
-    for _, norm in ipairs(o.norms == "frozen" and nodes.norms(model) or {}) do own(norm, layer) end
+    for _, norm in ipairs(o.norms == "frozen" and reach.norms(model) or {}) do own(norm, layer) end
   end
   if o.norms == "frozen" then own("ln_final.hook_scale") end
   return patches
@@ -66,15 +66,15 @@ local function of_pair(set, i, senders, receivers, o)
   local starts, places, order, hold = {}, {}, {}, { kept = {}, from = #run - 1 }
   for s, node in ipairs(senders) do
     places[s] = nodes.places(set, i, node, "sender", o.pos)
-    order[s], hold.from = nodes.earliest(places[s]), math.min(hold.from, nodes.first_position(places[s]))
+    order[s], hold.from = reach.earliest(places[s]), math.min(hold.from, reach.first_position(places[s]))
   end
-  if o.new == "other" then hold.from = math.max(hold.from, nodes.first_difference(run, other)) end
+  if o.new == "other" then hold.from = math.max(hold.from, reach.first_difference(run, other)) end
   for s in ipairs(senders) do starts[s] = variant(model, run, places[s], new, o, hold) end
   for _, node in ipairs(o.via or {}) do
     local stop = nodes.places(set, i, node, "receiver", o.pos)
     for s, values in ipairs(arriving(run, starts, stop, o)) do
       starts[s] = variant(model, run, stop, function(place) return { value = values[place] } end, o, hold)
-      order[s] = nodes.earliest(stop)
+      order[s] = reach.earliest(stop)
     end
   end
   local final, all = {}, {}
@@ -88,7 +88,7 @@ local function of_pair(set, i, senders, receivers, o)
     if not final[r] then return starts[s] end
     local patches = {}
     for _, place in ipairs(final[r]) do
-      if nodes.order(place) > order[s] then patches[#patches + 1] = nodes.patch(place, { value = arrived[s][place] }) end
+      if reach.order(place) > order[s] then patches[#patches + 1] = nodes.patch(place, { value = arrived[s][place] }) end
     end
     reached = reached or #patches > 0
     return patches

@@ -2,65 +2,10 @@
 -- regression, cross-validated; control tasks (Hewitt and Liang 2019) say how much of it the probe could have learnt by heart; and the
 -- causal check says whether the model uses what the probe found. A probe alone shows that something is there, not that it matters.
 local pb = require "patchbay"
-local cells, classifier = require "patchbay.cells", require "patchbay.classifier"
+local cells, classifier, examples = require "patchbay.cells", require "patchbay.classifier", require "patchbay.probe_examples"
 
 local probe = { fit = classifier.fit }
 local OPTIONS = { "seed", "layer", "pos", site = "resid_pre", label = "answer", side = "clean", folds = 5, ridge = 0.01, control = false }
-
--- ---- examples -------------------------------------------------------------------------------------------------------------------------
-
--- Folds dealt class by class in a seeded order, so that every class is in every fold as evenly as its size allows. Both prompts of a pair
--- are in one fold: they are equal but for the label, and a probe that saw one would be sure to be wrong about the other.
-local function deal(list, labels, folds, seed)
-  local order, fold, at, of_pair = pb.rand { #labels, seed = seed, draw = 0 }:argsort():tolist(), {}, {}, {}
-  for _, i in ipairs(order) do
-    local row = math.tointeger(i) + 1
-    local pair, class = list[row].i, labels[row]
-    if not of_pair[pair] then
-      at[class] = (at[class] or class) + 1
-      of_pair[pair] = at[class] % folds + 1
-    end
-    fold[row] = of_pair[pair]
-  end
-  return fold
-end
-
--- Examples { run, i, label } and their classes; prompts whose label no other has are left out: nothing could learn it.
-local function examples(set, o, name)
-  local all, count, list, classes, index = {}, {}, {}, {}, {}
-  local function add(i, side)
-    local pair = set[i]
-    local answer = side == "clean" and pair.answer or pair.wrong
-    local label = type(o.label) == "function" and o.label(pair, i, side) or o.label == "answer" and (answer or {})[1] or (pair.info or {})[o.label]
-    if label == nil then pb.fail("%s: pair %d has no %s: label is \"answer\", a field of the pairs' info, or a function(pair, i, side)", name, i, tostring(o.label)) end
-    all[#all + 1], count[label] = { run = pair[side], i = i, label = label }, (count[label] or 0) + 1
-  end
-  for i = 1, #set do
-    if o.side ~= "corrupt" then add(i, "clean") end
-    if o.side ~= "clean" then add(i, "corrupt") end
-  end
-  for _, example in ipairs(all) do
-    if count[example.label] > 1 then
-      if not index[example.label] then classes[#classes + 1], index[example.label] = example.label, #classes + 1 end
-      example.class, list[#list + 1] = index[example.label], example
-    end
-  end
-  if #classes < 2 then pb.fail("%s: %d of %d prompts share their label with another, in %d classes: at least two classes are needed", name, #list, #all, #classes) end
-  return list, classes, #all - #list
-end
-
--- The activation of an example at a position (the mean over the tokens of a named one): [d].
-local function vector(set, example, o, layer, pos)
-  local at = type(pos) == "string" and set:position(pos, example.i) or pos
-  local value = example.run[{ site = o.site, layer = layer, pos = at }]
-  return value:contiguous():reshape { value.shape[1], value.count // value.shape[1] }:mean(0)
-end
-
-local function tokens_at(set, example, pos)
-  local at, text = type(pos) == "string" and set:position(pos, example.i) or pos, {}
-  for _, p in ipairs(type(at) == "table" and at or { at }) do text[#text + 1] = example.run.tokens[(p < 0 and p + #example.run or p) + 1] end
-  return table.concat(text, " ")
-end
 
 -- The share of examples that a probe trained on the other folds gets right.
 local function accuracy(x, labels, n_classes, fold, o, method)
@@ -77,33 +22,22 @@ local function accuracy(x, labels, n_classes, fold, o, method)
   return right / #labels
 end
 
--- A control task: every kind of token at the position gets a label by lot, in the proportions of the real ones.
-local function control_labels(set, list, labels, pos, seed)
-  local draw, given, out, n = pb.rand { #labels, seed = seed, draw = 1 }:tolist(), {}, {}, 0
-  for i, example in ipairs(list) do
-    local kind = tokens_at(set, example, pos)
-    if not given[kind] then n, given[kind] = n + 1, labels[math.min(#labels, math.floor(draw[n + 1] * #labels) + 1)] end
-    out[i] = given[kind]
-  end
-  return out
-end
-
 local function sweep(method, set, given)
   local name = "probe." .. method
   local o = pb.options(given, OPTIONS, name)
   set, o.seed = cells.set(set, name), o.seed or pb.seed
   pb.one_of(o.side, { "clean", "corrupt", "both" }, name .. ": side")
   if math.type(o.folds) ~= "integer" or o.folds < 2 then pb.fail("%s: folds must be an integer of at least 2, got %s", name, tostring(o.folds)) end
-  local list, classes, left_out = examples(set, o, name)
+  local list, classes, left_out = examples.of(set, o, name)
   if o.pos == nil then o.pos = cells.positions(set, name) end
   local grid_cells = cells.over(set, { site = o.site, over = { "layer", "pos" }, layer = o.layer, pos = o.pos })
   local labels, sizes, values = {}, {}, {}
   for i, example in ipairs(list) do labels[i], sizes[example.class] = example.class, (sizes[example.class] or 0) + 1 end
   for i, cell in ipairs(grid_cells) do
     local rows, of = {}, labels
-    for j, example in ipairs(list) do rows[j] = vector(set, example, o, cell.layer, cell.pos) end
-    if o.control then of = control_labels(set, list, labels, cell.pos, o.seed) end
-    values[i] = accuracy(pb.stack(rows), of, #classes, deal(list, of, o.folds, o.seed), o, method)
+    for j, example in ipairs(list) do rows[j] = examples.vector(set, example, o, cell.layer, cell.pos) end
+    if o.control then of = examples.control(set, list, labels, cell.pos, o.seed) end
+    values[i] = accuracy(pb.stack(rows), of, #classes, examples.folds(list, of, o.folds, o.seed), o, method)
   end
   local grid = pb.grid { values = pb.tensor(values):reshape(grid_cells.shape), axes = grid_cells.axes, coords = grid_cells.coords, labels = grid_cells.labels,
                          unit = o.control and "accuracy on the control task" or "probe accuracy", name = method .. " probe",
@@ -138,13 +72,13 @@ function probe.causal(set, given)
   set, o.seed = cells.set(set, "probe.causal"), o.seed or pb.seed
   pb.one_of(o.method, { "linear", "logistic" }, "probe.causal: method")
   local train, test = set:split(o.train)
-  local list, classes = examples(train, o, "probe.causal")
+  local list, classes = examples.of(train, o, "probe.causal")
   local layers = cells.over(set, { site = o.site, over = { "layer" }, layer = o.layer })
   local labels, spaces, kinds, rank = {}, {}, { "probe", "random" }, 0
   for i, example in ipairs(list) do labels[i] = example.class end
   for l, cell in ipairs(layers) do
     local rows = {}
-    for j, example in ipairs(list) do rows[j] = vector(train, example, o, cell.layer, o.pos) end
+    for j, example in ipairs(list) do rows[j] = examples.vector(train, example, o, cell.layer, o.pos) end
     local fitted = probe.fit(pb.stack(rows), labels, #classes, o.method, o.ridge)
     local found = classifier.basis(fitted.W, o.directions or #classes - 1)
     rank = math.max(rank, found.shape[2])

@@ -131,7 +131,7 @@ function rome.trace(model, fact, o)
   end
   local values, low, high = measure(s, cells, o)
   local result = { low = low, high = high, answer = s.answer, scale = o.scale, positions = s.subject, clean = s.clean }
-  local about = { model = model.name, prompt = s.clean.text, corruption = o.corrupt and "another prompt" or ("noise %s on the subject"):format(tostring(o.noise)),
+  local about = { model = model.name, prompt = s.clean.text, corruption = o.corrupt and "another prompt" or ("noise %s on the subject"):format(noise.text(o.noise)),
                   samples = #s.corrupted, seed = o.seed, window = o.window }
   for k, kind in ipairs(o.kinds) do
     local title = kind == "block" and "block" or ("%s, window of %d"):format(kind, o.window)

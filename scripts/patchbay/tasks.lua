@@ -2,73 +2,10 @@
 -- that are not one token of the model are not used; every pair is checked, and what had to be dropped is counted. Seeded: the same seed
 -- gives the same prompts on every machine.
 local pb = require "patchbay"
-local words = require "patchbay.words"
+local words, draw = require "patchbay.words", require "patchbay.draw"
 
 local tasks = {}
-
--- Whole numbers from 1 to n, from the recipe's generator.
-local function generator(seed)
-  local block, at, draw = {}, 0, 0
-  return function(n)
-    if at == #block then
-      block, at, draw = pb.rand { 256, seed = seed, draw = draw }:tolist(), 0, draw + 1
-    end
-    at = at + 1
-    return math.min(n, math.floor(block[at] * n) + 1)
-  end
-end
-
--- The entries of a list that are one token with a space in front.
-local function one_token(model, list, least, what)
-  local kept = {}
-  for _, word in ipairs(list) do
-    if pcall(model.token, model, " " .. word) then kept[#kept + 1] = word end
-  end
-  if #kept < least then pb.fail("%s: only %d of %d words are one token of %s, and %d are needed", what, #kept, #list, model.name, least) end
-  return kept
-end
-
-local function pick(random, list, but)
-  while true do
-    local word = list[random(#list)]
-    local clash = false
-    for _, other in ipairs(but or {}) do clash = clash or word:find(other, 1, true) == 1 or other:find(word, 1, true) == 1 end
-    if not clash then return word end
-  end
-end
-
-local function position(run, word, which)
-  local found = run:find(word, { which = which })
-  return found[#found]
-end
-
--- n different pairs that pass: make(random) gives { clean, corrupt, answer, wrong } and a function of the clean run that gives the positions.
-local function build(model, name, o, make)
-  local random, list, locate, seen, reasons = generator(o.seed or pb.seed), {}, {}, {}, {}
-  local misses, dropped = 0, 0
-  while #list < o.n do
-    if misses == 500 then
-      pb.fail("tasks.%s: only %d different pairs of the %d could be made%s", name, #list, o.n, next(reasons) and " (" .. next(reasons) .. ")" or "")
-    end
-    misses = misses + 1
-    local pair, where = make(random)
-    local a, b = pair.clean, pair.corrupt
-    a, b = type(a) == "string" and model:encode(a, { bos = o.bos }) or a, type(b) == "string" and model:encode(b, { bos = o.bos }) or b
-    local key = table.concat(a, " ")
-    if #a ~= #b then
-      reasons["prompts of different length"], dropped = true, dropped + 1
-    elseif model.max_positions > 0 and #a > model.max_positions then
-      reasons["prompts longer than the model's positions"], dropped = true, dropped + 1
-    elseif not seen[key] then
-      seen[key], misses = true, 0
-      list[#list + 1], locate[#list + 1] = pair, where
-    end
-  end
-  if dropped > 0 then print(("tasks.%s: %d pairs dropped: %s"):format(name, dropped, next(reasons))) end
-  local set = pb.pairs(model, list, { bos = o.bos })
-  for i, pair in ipairs(list) do pair.positions, pair.clean, pair.corrupt = locate[i](set[i].clean), set[i].clean, set[i].corrupt end
-  return pb.pairs(model, list)
-end
+local build, one_token, pick, position = draw.pairs, draw.one_token, draw.pick, draw.position
 
 -- tasks.ioi(model, { n =, seed =, corrupt = "swap" | "abc" | "s2", template =, bos = }): indirect object identification (Wang et al. 2022).
 -- Answer: the name said once (IO); wrong: the one said twice (S). Positions: IO, S1, S1_next, S2, end. Corrupt: the second subject swapped
@@ -116,13 +53,13 @@ function tasks.greater_than(model, given)
   end)
 end
 
--- tasks.induction(model, { n =, seed =, length = 12, repeated = 6, corrupt = "match" | "target" }): random words, then their beginning again; the
+-- tasks.induction(model, { n =, seed =, length = 12, repeated = 6, corrupt = "match" | "target", tokens = }): random words, then their beginning again; the
 -- answer is the word that came next. Corrupt, the first time: "match": the word that is matched, so that keys fail; "target": the
 -- answer, so that values differ. Positions: first (where the last token came before), target, end.
 function tasks.induction(model, given)
-  local o = pb.options(given, { "seed", "bos", "repeated", n = 20, length = 12, corrupt = "match" }, "tasks.induction")
+  local o = pb.options(given, { "seed", "bos", "repeated", "tokens", n = 20, length = 12, corrupt = "match" }, "tasks.induction")
   pb.one_of(o.corrupt, { "match", "target" }, "tasks.induction: corrupt")
-  local again, ids = o.repeated or o.length // 2, words.tokens(model)
+  local again, ids = o.repeated or o.length // 2, words.pool(model, o.tokens)
   if again < 1 or again >= o.length then pb.fail("tasks.induction: repeated must be 1 to length - 1 (%d), got %s", o.length - 1, tostring(again)) end
   if #ids <= o.length then pb.fail("tasks.induction: length %d needs more different words than %s has (%d)", o.length, model.name, #ids) end
   local start = model.has_tokenizer and model:encode("", { bos = o.bos }) or {}

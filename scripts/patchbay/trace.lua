@@ -29,7 +29,7 @@ function trace.classes(subject, length)
   return classes
 end
 
--- [layer, class]: the mean over a fact's tokens of each class, 0 where it has none; and [class]: 1 where it has some.
+-- [layer, class]: the mean over a fact's tokens of each class, 0 where it has none; and [class]: how many tokens it has.
 local function by_class(values, classes)
   local columns, there = {}, {}
   for c = 1, #CLASSES do
@@ -37,17 +37,17 @@ local function by_class(values, classes)
     for i, class in ipairs(classes) do
       if class == c then places[#places + 1] = i - 1 end
     end
-    there[c] = #places > 0 and 1 or 0
+    there[c] = #places
     columns[c] = #places > 0 and values:index(1, places):mean(1) or pb.zeros(values.shape[1])
   end
   return pb.stack(columns, 1), pb.tensor(there)
 end
 
--- Mean and standard error over the first axis of values [n, ...], where there = 1; NaN where nothing is.
-local function mean_of(values, there)
-  local n = there:sum(0)
-  local mean = (values * there):sum(0) / n
-  return mean, (((values - mean) * there):square():sum(0) / (n * (n - 1))):sqrt(), n
+-- Mean and standard error over the first axis of values [n, ...] with these weights; NaN where nothing is.
+local function mean_of(values, weights)
+  local n, total = weights:gt(0):sum(0), weights:sum(0)
+  local mean = (values * weights):sum(0) / total
+  return mean, (((values - mean) * weights):square():sum(0) * n / (n - 1)):sqrt() / total
 end
 
 -- A set of pairs as facts that are corrupted by the other prompt.
@@ -62,7 +62,11 @@ end
 
 -- trace.average(model, facts | set [, options]) -> { block =, mlp =, attn = (grids [layer, class] of indirect effects), ate =, ... }
 function trace.average(model, facts, given)
-  local o = rome.options(model, given, "trace.average")
+  local own = {}
+  for key, value in pairs(given or {}) do own[key] = value end
+  local each = pb.one_of(own.each or "fact", { "fact", "token" }, "trace.average: each")
+  own.each = nil
+  local o = rome.options(model, own, "trace.average")
   o.average = true
   if getmetatable(facts) == "set" then facts, o.corrupt = facts_of_pairs(facts), true end
   o.subjects = o.subjects or facts.subjects
@@ -94,11 +98,12 @@ function trace.average(model, facts, given)
   local ate, ate_se = mean_of(pb.tensor(effects), pb.ones(#kept))
   local all = { ate = ate:item(), ate_se = ate_se:item(), low = mean_field "low", high = mean_field "high", n = #kept, skipped = skipped, facts = kept, scale = o.scale }
   for _, kind in ipairs(o.kinds) do
-    local mean, se, n = mean_of(pb.stack(sums[kind]), pb.stack(there):unsqueeze(1))
-    all.counts = n:tolist()
+    local tokens = pb.stack(there)
+    local mean, se = mean_of(pb.stack(sums[kind]), (each == "token" and tokens or tokens:gt(0)):unsqueeze(1))
+    all.counts = tokens:gt(0):sum(0):tolist()
     all[kind] = pb.grid { values = mean, se = #kept > 1 and se or nil, axes = { "layer", "class" }, labels = { class = CLASSES }, base = 0, target = all.ate,
                           unit = "average indirect effect", metric = "prob of the answer", name = kind == "block" and kind or ("%s, window of %d"):format(kind, o.window),
-                          about = { model = model.name, facts = #kept, noise = tostring(o.noise), samples = o.samples, window = o.window, seed = o.seed } }
+                          about = { model = model.name, facts = #kept, noise = noise.text(o.noise), samples = o.samples, window = o.window, seed = o.seed, each = each } }
   end
   return all
 end

@@ -58,4 +58,17 @@ function words.tokens(model)
   return table.move(ids_of[model], 1, #ids_of[model], 1, {})
 end
 
+-- What random words are drawn from: a list of ids, the tokens of a set's clean prompts (in the order of their ids), or every whole word.
+function words.pool(model, given)
+  if getmetatable(given) ~= "set" then return given or words.tokens(model) end
+  local ids, seen = {}, {}
+  for i = 1, #given do
+    for _, id in ipairs(given[i].clean.tokens) do
+      if not seen[id] then seen[id], ids[#ids + 1] = true, id end
+    end
+  end
+  table.sort(ids)
+  return ids
+end
+
 return words

@@ -14,8 +14,8 @@ question: set:accuracy(), set:measure("logit_diff").]] },
 sentences by its number (all prompts of one length); default all of them. Positions: IO, S1, S1_next, S2, end. pair.info.order: ABBA or BABA.]]),
   task("greater_than", "", "\"The war lasted from the year 1732 to the year 17\": answers are all later years.",
     "Wrong: the other two-digit numbers. Corrupt: the year 01. Metric: prob_diff. Positions: year, end."),
-  task("induction", ", length = 12, repeated =, corrupt = \"match\"", "Random words, then their beginning again: which word came next?",
-    [[repeated: words said again (default half). Corrupt, the first time: "match": the word before the answer is another one, so that nothing matches
+  task("induction", ", length = 12, repeated =, corrupt = \"match\", tokens =", "Random words, then their beginning again: which word came next?",
+    [[repeated: words said again (default half). tokens: what words are drawn from, a list of ids or a set of pairs (default: whole words). Corrupt, the first time: "match": the word before the answer is another one, so that nothing matches
 (what keys carry); "target": the answer is another word (what values carry). Positions: first (the match), target, end.]]),
   task("facts", "", "Facts that the model knows, corrupted by another subject.", "data.facts(model, \"facts\"):pairs(). Positions: subject, subject_last, after."),
   task("agreement", "", "\"The keys to the cabinet\": are or is?", "Corrupt: the subject in the other number. Positions: subject, attractor, end."),

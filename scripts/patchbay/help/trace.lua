@@ -11,7 +11,8 @@ Options
   noise     "s3" (the default): 3 standard deviations (n - 1, over all elements, repeated tokens counted) of the embeddings of the data set's
             subjects; without a data set, of this subject. A number: that standard deviation. "m": a Gaussian with the embeddings' mean and
             covariance. "t3": Student's t, 3 degrees of freedom, with their covariance. "u0.1": uniform in ±0.1. A tensor [samples, tokens,
-            d_model] or a list of tensors: the noise itself
+            d_model], a list of tensors, or a function(tokens, draw) that gives a tensor [tokens, d_model] (draw from 0; called for the facts
+            in their order): the noise itself
   subjects  a list of texts or token ids that the noise is measured on, instead
   samples   corrupted runs; default 10. Draw j of a seed is the same in every cell and for every prompt with as many subject tokens
   replace   true: the noise takes the embedding's place (default: it is added)
@@ -31,7 +32,7 @@ how much each state carries. The scripts are patchbay/rome.lua (one fact), trace
 
 Differences to the authors' code (kmeng01/rome), on purpose: the value without restoration is computed with replace when tracing with it (they leave
 it out there); "m" draws with the square root of the covariance (they multiply by the covariance's singular values themselves); a chi-square draw
-of "t" is fresh for each token and sample and does not scale the mean; in averages every fact counts once (their notebook pools tokens), a subject
+of "t" is fresh for each token and sample and does not scale the mean; in averages every fact counts once (their notebook pools tokens: each = "token"), a subject
 of one token is its last token only (there it is first and last), and the prompt's last token is only that.
 What noise shows depends on its size, and it moves the model off its distribution: compare with corrupt = another prompt.]],
     example = [[local one = trace.rome(model, facts[1], { window = 3 })
@@ -45,8 +46,9 @@ that was used), positions (of the subject), clean (the run).]] },
   { name = "patchbay.trace.average", signature = "trace.average(model, facts | set [, options]) -> { block =, mlp =, attn =, ate =, ... }",
     summary = "Mean indirect effects over facts, by layer and class of token, with standard errors.",
     text = [[
-Options as trace.rome. Grids [layer, class] of the average indirect effect, P(restored) - P(corrupted), each fact once; grid.se is the standard error
-over facts (1.96 of it is the 95 % interval). Classes: first, middle and last subject token, first token after, further tokens, last token.
+Options as trace.rome, and each: "fact" (default: every fact counts once, with the mean of its tokens of a class) or "token" (tokens are pooled, as
+in ROME's notebook). Grids [layer, class] of the average indirect effect, P(restored) - P(corrupted); grid.se is the standard error over facts
+(1.96 of it is the 95 % interval). Classes: first, middle and last subject token, first token after, further tokens, last token.
 ate, ate_se: the average total effect; low, high, n, skipped, counts (facts that have each class), scale, facts ({ low, high, fact }).
 A set of pairs with a position "subject" is corrupted by each pair's other prompt.]] },
   { name = "patchbay.trace.lines", signature = "trace.lines(average [, settings]) -> figure", summary = "The averages by layer, a line with its 95 % interval for each class of token." },
