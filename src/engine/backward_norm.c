@@ -105,25 +105,45 @@ void pb_back_table_row(const pb_back *back, const pb_matrix *table, int64_t inde
 
 /* ---- norms -------------------------------------------------------------------------------------------------------------------- */
 
-static void whole_rows(pb_back *back, const pb_norm *norm, const float *x, float *d, int64_t n) {
-    int64_t D = norm->width;
-    float *dweight = pb_back_vector(back, norm->weight), *dbias = pb_back_vector(back, norm->bias);
-    int threads = dweight || dbias
-                      ? 1
-                      : pb_threads_for(back->pass.ctx, 8.0 * (double)(n * D)); /* sums over rows: one after the other */
+/* dweight += sum of dy * normalized, dbias += sum of dy, in the order of the rows: a strip of columns is one thread's. */
+static void parameters_back(pb_back *back, const float *centred, const float *scales, const float *dy, int64_t n,
+                            int64_t D, float *dweight, float *dbias) {
+    enum { STRIP = 64 };
+    const int threads = pb_threads_for(back->pass.ctx, 4.0 * (double)(n * D));
 #pragma omp parallel for schedule(static) num_threads(threads)
-    for (int64_t r = 0; r < n; r++) {
-        double sum = 0, squares = 0;
-        const float *row = x + r * D;
-        if (norm->centre)
-            for (int64_t i = 0; i < D; i++)
-                sum += row[i];
-        double mean = sum / (double)D;
-        for (int64_t i = 0; i < D; i++)
-            squares += (row[i] - mean) * (row[i] - mean);
-        float scale = (float)sqrt(squares / (double)D + norm->eps);
-        pb_norm_backward(norm, row, scale, d + r * D, d + r * D, false, dweight, dbias);
+    for (int64_t from = 0; from < D; from += STRIP) {
+        const int64_t to = from + STRIP < D ? from + STRIP : D;
+        for (int64_t r = 0; r < n; r++)
+            for (int64_t c = from; c < to; c++) {
+                if (dweight)
+                    dweight[c] += dy[r * D + c] * (centred[r * D + c] / scales[r]);
+                if (dbias)
+                    dbias[c] += dy[r * D + c];
+            }
     }
+}
+
+static pb_status whole_rows(pb_back *back, const pb_norm *norm, const float *x, float *d, int64_t n, pb_error *err) {
+    pb_context *ctx = back->pass.ctx;
+    const int64_t D = norm->width;
+    if (n == 0)
+        return PB_OK;
+    float *dweight = pb_back_vector(back, norm->weight), *dbias = pb_back_vector(back, norm->bias);
+    float *centred = pb_alloc(ctx, (size_t)n * (size_t)(D + 1), sizeof *centred), *scales;
+    if (!centred)
+        return pb_fail_memory(err, ctx, (size_t)n * (size_t)(D + 1) * sizeof *centred, "the gradient of a norm");
+    scales = centred + n * D;
+    const int threads = pb_threads_for(ctx, 8.0 * (double)(n * D));
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t r = 0; r < n; r++)
+        scales[r] = pb_norm_scale(norm, x + r * D, centred + r * D);
+    if (dweight || dbias)
+        parameters_back(back, centred, scales, d, n, D, dweight, dbias);
+#pragma omp parallel for schedule(static) num_threads(threads)
+    for (int64_t r = 0; r < n; r++)
+        pb_norm_backward(norm, x + r * D, scales[r], d + r * D, d + r * D, false, NULL, NULL);
+    pb_free(centred);
+    return PB_OK;
 }
 
 /* One lane whose norm is looked at or patched: its steps apart, forward again and back. */
@@ -132,10 +152,8 @@ pb_status pb_back_norm_rows(pb_back *back, size_t i, int layer, pb_norm_weights 
     pb_context *ctx = back->pass.ctx;
     pb_norm norm = pb_spec_norm(back->pass.spec, weights);
     pb_site_kind normalized_kind = (pb_site_kind)(scale_kind + 1);
-    if (!pb_back_touches(back, i, layer, scale_kind, normalized_kind)) {
-        whole_rows(back, &norm, x, d, n);
-        return PB_OK;
-    }
+    if (!pb_back_touches(back, i, layer, scale_kind, normalized_kind))
+        return whole_rows(back, &norm, x, d, n, err);
     int64_t D = norm.width;
     float *centred = pb_alloc(ctx, (size_t)n * (size_t)(2 * D + 3), sizeof *centred);
     if (!centred)
@@ -194,7 +212,7 @@ pb_status pb_back_norm(pb_back *back, int layer, pb_norm_weights weights, const 
         if (i < back->n && !pb_back_touches(back, i, layer, scale_kind, (pb_site_kind)(scale_kind + 1)))
             continue;
         int64_t to = i < back->n ? back->info[i].row0 : back->rows;
-        whole_rows(back, &norm, x + from * D, d + from * D, to - from);
+        PB_TRY(whole_rows(back, &norm, x + from * D, d + from * D, to - from, err));
         if (i == back->n)
             break;
         const pb_lane *lane = &back->lanes[i];

@@ -74,6 +74,11 @@ static pb_status hidden_sites(pb_group *g, pb_error *err) {
     return PB_OK;
 }
 
+/* The reverse pass reads the mlp's output only where a norm comes after it. */
+static bool output_is_read(const pb_group *g) {
+    return !g->saved || g->saved->mlp_raw || g->saved->sum2 || g->spec->experts;
+}
+
 static pb_status dense_mlp(pb_group *g, const float *in, float *out, pb_error *err) {
     const pb_layer *w = g->weights;
     int64_t D = g->spec->d_model, width = g->spec->d_mlp;
@@ -81,6 +86,8 @@ static pb_status dense_mlp(pb_group *g, const float *in, float *out, pb_error *e
     if (g->linear)
         PB_TRY(pb_linear(g->pass->ctx, in, D, g->n_z, &w->mlp_linear, g->linear, width, 0, err));
     PB_TRY(hidden_sites(g, err));
+    if (!output_is_read(g))
+        return PB_OK;
     return pb_linear(g->pass->ctx, g->hidden, width, g->n_z, &w->mlp_out, out, D, 0, err);
 }
 
@@ -167,6 +174,8 @@ pb_status pb_group_mlp(pb_group *g, pb_error *err) {
     else if (spec->norm_place == PB_NORM_PRE || spec->norm_place == PB_NORM_SANDWICH)
         PB_TRY(pb_group_norm(g, w->ln2, in, PB_SITE_LN2_SCALE, err));
     PB_TRY(spec->experts ? pb_group_experts(g, in, out, err) : dense_mlp(g, in, out, err));
+    if (!output_is_read(g))
+        return PB_OK;
     if (g->saved && g->saved->mlp_raw)
         memcpy(g->saved->mlp_raw, out, (size_t)(g->n_z * D) * sizeof *out);
     if (spec->norm_place == PB_NORM_SANDWICH || spec->norm_place == PB_NORM_OUTPUT)

@@ -310,9 +310,30 @@ static pb_status project_queries(pb_group *g, pb_error *err) {
     return pb_linear(g->pass->ctx, rows, D, g->n_q, &g->weights->q, g->q, qw, 0, err);
 }
 
+/* Queries, keys and values as the lanes' own runs keep them, after every patch: what the reverse pass needs of them. */
+static void recall_heads(pb_group *g) {
+    const int64_t dh = g->spec->d_head, qw = g->spec->heads * dh, kw = g->spec->kv_heads * dh,
+                  width = pb_spec_qkv_width(g->spec);
+    for (size_t i = 0; i < g->n; i++) {
+        const pb_member *m = &g->members[i];
+        for (int32_t r = 0; r < m->n_a; r++) {
+            const float *row = pb_run_qkv_row(m->lane->base, g->layer, m->a_pos[r], width);
+            memcpy(g->q + (m->q0 + r) * qw, row, (size_t)qw * sizeof *row);
+            memcpy(g->k + (m->a0 + r) * kw, row + qw, (size_t)kw * sizeof *row);
+            memcpy(g->v + (m->a0 + r) * kw, row + qw + kw, (size_t)kw * sizeof *row);
+        }
+    }
+}
+
 pb_status pb_group_project(pb_group *g, pb_error *err) {
     int64_t D = g->spec->d_model, kw = (int64_t)g->spec->kv_heads * g->spec->d_head;
     PB_TRY(norm_rows(g, err));
+    if (g->saved && !g->saved->q_raw) {
+        recall_heads(g);
+        for (size_t i = 0; i < g->n; i++)
+            point_member(g, &g->members[i]);
+        return PB_OK;
+    }
     PB_TRY(project_queries(g, err));
     PB_TRY(pb_linear(g->pass->ctx, g->normed, D, g->n_a, &g->weights->k, g->k, kw, 0, err));
     PB_TRY(pb_linear(g->pass->ctx, g->normed, D, g->n_a, &g->weights->v, g->v, kw, 0, err));

@@ -406,19 +406,23 @@ pb_status pb_linear_input_grad(pb_context *ctx, const float *dy, int64_t lddy, i
     return product_run(&p, err);
 }
 
-/* Sums of columns in double, in the order of the rows. */
-static void add_column_sums(const float *dy, int64_t lddy, int64_t rows, int64_t out, float *dbias) {
-    enum { AT_ONCE = 256 };
-    double sums[AT_ONCE];
-    for (int64_t o = 0; o < out; o += AT_ONCE) {
-        const int64_t n = least(AT_ONCE, out - o);
-        memset(sums, 0, sizeof sums);
-        for (int64_t r = 0; r < rows; r++)
-            for (int64_t j = 0; j < n; j++)
-                sums[j] += (double)dy[r * lddy + o + j];
+enum { SUMS_AT_ONCE = 64 };
+
+static void add_strip_sums(const float *dy, int64_t lddy, int64_t rows, int64_t n, float *dbias) {
+    double sums[SUMS_AT_ONCE] = {0};
+    for (int64_t r = 0; r < rows; r++)
         for (int64_t j = 0; j < n; j++)
-            dbias[o + j] = (float)((double)dbias[o + j] + sums[j]);
-    }
+            sums[j] += (double)dy[r * lddy + j];
+    for (int64_t j = 0; j < n; j++)
+        dbias[j] = (float)((double)dbias[j] + sums[j]);
+}
+
+/* Sums of columns in double, in the order of the rows. */
+static void add_column_sums(pb_context *ctx, const float *dy, int64_t lddy, int64_t rows, int64_t out, float *dbias) {
+    const int threads = omp_in_parallel() || rows * out < SERIAL_WORK / 8 ? 1 : pb_context_threads(ctx);
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+    for (int64_t o = 0; o < out; o += SUMS_AT_ONCE)
+        add_strip_sums(dy + o, lddy, rows, least(SUMS_AT_ONCE, out - o), dbias + o);
 }
 
 pb_status pb_linear_weight_grad(pb_context *ctx, const float *x, int64_t ldx, const float *dy, int64_t lddy,
@@ -455,6 +459,6 @@ pb_status pb_linear_weight_grad(pb_context *ctx, const float *x, int64_t ldx, co
         }
     }
     if (dbias)
-        add_column_sums(dy, lddy, rows, w->out, dbias);
+        add_column_sums(ctx, dy, lddy, rows, w->out, dbias);
     return PB_OK;
 }

@@ -38,11 +38,32 @@ PB_INLINE void pack_rows_along(const float *x, int64_t row_step, int rows, int64
             packed[k * rows + r] = x[r * row_step + k];
 }
 
+/* Rows that lie side by side (products with X transposed): a group of them is a piece of each of X's lines. Whole
+ * vectors are copied; what they take beyond the group is overwritten by the next input's piece, and the last inputs,
+ * where that would be read or written beyond the end, are done one by one. */
+PB_INLINE void pack_rows_across(const float *x, int64_t depth_step, int rows, int64_t depth, float *packed) {
+    enum { SPAN = (GROUP + VL - 1) / VL * VL };
+    const int64_t beyond = (SPAN + rows - 1) / rows; /* inputs whose copies may reach past the end */
+    const int64_t whole = depth_step >= SPAN && depth > beyond ? depth - beyond : 0;
+    for (int64_t k = 0; k < whole; k++) {
+        const float *piece = x + k * depth_step;
+        __builtin_prefetch(piece + 8 * depth_step);
+        PB_UNROLL
+        for (int r = 0; r < SPAN; r += VL)
+            vstore(packed + k * rows + r, vload(piece + r));
+    }
+    for (int64_t k = whole; k < depth; k++)
+        for (int r = 0; r < rows; r++)
+            packed[k * rows + r] = x[r + k * depth_step];
+}
+
 static void pack_rows(const float *x, int64_t row_step, int64_t depth_step, int rows, int64_t depth, float *packed) {
     if (rows == 1 && depth_step == 1)
         memcpy(packed, x, (size_t)depth * sizeof *x);
     else if (depth_step == 1)
         pack_rows_along(x, row_step, rows, depth, packed);
+    else if (row_step == 1)
+        pack_rows_across(x, depth_step, rows, depth, packed);
     else
         for (int64_t k = 0; k < depth; k++)
             for (int r = 0; r < rows; r++)

@@ -143,24 +143,29 @@ static void norm_backward(const pb_norm *norm, const float *x, float scale, cons
                           float *dweight, float *dbias) {
     const int64_t n = norm->width;
     const float mean = norm_mean(norm, x);
-    double sum = 0, product = 0;
-    for (int64_t i = 0; i < n; i++) {
-        double g = (double)dy[i] * (norm->weight ? (double)norm->weight[i] : 1.0);
-        sum += g;
-        product += g * (double)(x[i] - mean);
+    const vf shift = vset1(mean), divisor = vset1(scale), one = vset1(1.0f);
+    vd sums[2] = {{0}, {0}}, products[2] = {{0}, {0}};
+    FOR_VECTORS(i, lanes, n) {
+        vf centred = load_lanes(x + i, lanes) - shift;
+        vf g = load_lanes(dy + i, lanes) * (norm->weight ? load_lanes(norm->weight + i, lanes) : one);
+        sums[0] += vlow_double(g);
+        sums[1] += vhigh_double(g);
+        products[0] += vlow_double(g) * vlow_double(centred); /* lanes beyond the end: g is 0 there */
+        products[1] += vhigh_double(g) * vhigh_double(centred);
     }
-    const float g_mean = norm->centre ? (float)(sum / (double)n) : 0.0f;
-    const float g_along = (float)(product / (double)scale / (double)n);
+    const double sum = vsum_double(sums[0] + sums[1]), product = vsum_double(products[0] + products[1]);
+    const vf g_mean = vset1(norm->centre ? (float)(sum / (double)n) : 0.0f);
+    const vf g_along = vset1((float)(product / (double)scale / (double)n));
 
-    for (int64_t i = 0; i < n; i++) {
-        float value = (x[i] - mean) / scale;
-        float g = norm->weight ? dy[i] * norm->weight[i] : dy[i];
+    FOR_VECTORS(i, lanes, n) {
+        vf value = (load_lanes(x + i, lanes) - shift) / divisor, d = load_lanes(dy + i, lanes);
+        vf g = d * (norm->weight ? load_lanes(norm->weight + i, lanes) : one);
         if (dweight)
-            dweight[i] += dy[i] * value;
+            store_lanes(dweight + i, lanes, load_lanes(dweight + i, lanes) + d * value);
         if (dbias)
-            dbias[i] += dy[i];
-        float grad = (g - g_mean - value * g_along) / scale;
-        dx[i] = accumulate ? dx[i] + grad : grad;
+            store_lanes(dbias + i, lanes, load_lanes(dbias + i, lanes) + d);
+        vf grad = (g - g_mean - value * g_along) / divisor;
+        store_lanes(dx + i, lanes, accumulate ? load_lanes(dx + i, lanes) + grad : grad);
     }
 }
 

@@ -566,6 +566,49 @@ static void grad__of_a_ragged_batch__is_that_of_each(void **state) {
     pb_context_unref(ctx);
 }
 
+/* Sequences long enough to be taken in blocks of queries: the same as with the pattern laid out whole, which a lane is
+ * whose pattern is asked for. Beside a shorter lane that needs more memory than a block. */
+static void grad__of_long_sequences__is_that_of_whole_patterns(void **state) {
+    (void)state;
+    pb_context *ctx = test_context();
+    model_shape shape = test_shape_gpt2(8);
+    shape.positions = 300;
+    pb_model *model = test_model(ctx, &shape);
+    int32_t ids[300];
+    test_tokens(shape.vocab, 1, ids, 300);
+    pb_metric *m = difference_metric(ctx, 3, 8);
+    const size_t lengths[] = {300, 255, 256};
+    pb_site plain[] = {{PB_SITE_RESID_PRE, 0}, {PB_SITE_K, 0}, {PB_SITE_V, 1}}, whole[5];
+    memcpy(whole, plain, sizeof plain);
+    whole[3] = (pb_site){PB_SITE_PATTERN, 0};
+    whole[4] = (pb_site){PB_SITE_PATTERN, 1};
+    pb_run *runs[3];
+    pb_grad_request requests[3];
+    pb_tensor *blocks[3][3], **where[3];
+    for (int i = 0; i < 3; i++) {
+        assert_ok(pb_run_create(model, ids, lengths[i], &runs[i], &err));
+        requests[i] = (pb_grad_request){runs[i], m, 1, plain, 3};
+        where[i] = blocks[i];
+    }
+    assert_ok(pb_grad(requests, 3, NULL, NULL, where, &err));
+    for (int i = 0; i < 3; i++) {
+        pb_tensor *expected[5], **at = expected;
+        pb_grad_request request = {runs[i], m, 1, whole, 5};
+        assert_ok(pb_grad(&request, 1, NULL, NULL, &at, &err));
+        for (int g = 0; g < 3; g++) {
+            assert_tensor_close(blocks[i][g], expected[g], 2e-6);
+            pb_tensor_unref(blocks[i][g]);
+        }
+        for (int g = 0; g < 5; g++)
+            pb_tensor_unref(expected[g]);
+        pb_run_unref(runs[i]);
+    }
+    pb_metric_unref(m);
+    pb_model_unref(model);
+    assert_int_equal(pb_context_memory_used(ctx), 0);
+    pb_context_unref(ctx);
+}
+
 static pb_status nothing(void *user, const pb_patch *p, const pb_run *b, size_t v, pb_tensor *act, pb_tensor **out,
                          pb_error *e) {
     (void)user;
@@ -652,6 +695,7 @@ int main(void) {
         cmocka_unit_test(grad__under_patches__gpt2),
         cmocka_unit_test(grad__under_patches__llama),
         cmocka_unit_test(grad__of_a_ragged_batch__is_that_of_each),
+        cmocka_unit_test(grad__of_long_sequences__is_that_of_whole_patterns),
         cmocka_unit_test(grad__what_has_no_derivative__is_refused),
         cmocka_unit_test(grad__under_allocation_failure),
         cmocka_unit_test(run_create_patched__equals_patched_run),
