@@ -17,6 +17,13 @@ typedef struct pb_model pb_model;
 typedef struct pb_load_options {
     /* TransformerLens's weight processing, each on its own, all off by default (raw weights give Hugging Face's numbers). */
     bool fold_ln, center_writing_weights, center_unembed, fold_value_biases;
+    /* Keep no more of the weights resident than one layer: a pass asks for the next layer's pages while it computes the present
+     * one, and lets go of a layer's pages when all its variants are through it. Values are the same to the bit. The largest
+     * layer's bytes (pb_model_stream_window) are charged to the context's budget while the model lives. Without this option
+     * a model is streamed, and a warning says so, when its weights as stored are more than the budget has left. Not together
+     * with weight processing (PB_ERR_UNSUPPORTED), nor for matrices that are not used as they lie in the file (F64, odd
+     * offsets). */
+    bool stream;
 } pb_load_options;
 
 /* folder: holds config.json and model.safetensors, pytorch_model.bin, or one of their .index.json with the shards (looked for
@@ -78,9 +85,11 @@ int pb_model_d_model(const pb_model *model);
 int pb_model_d_head(const pb_model *model);
 int pb_model_d_mlp(const pb_model *model);
 int pb_model_vocab(const pb_model *model);
-int pb_model_max_positions(const pb_model *model);       /* 0: the architecture sets no limit */
-int64_t pb_model_parameters(const pb_model *model);      /* tied weights count once */
-int64_t pb_model_weight_bytes(const pb_model *model);    /* as stored */
+int pb_model_max_positions(const pb_model *model);    /* 0: the architecture sets no limit */
+int64_t pb_model_parameters(const pb_model *model);   /* tied weights count once */
+int64_t pb_model_weight_bytes(const pb_model *model); /* as stored */
+bool pb_model_streamed(const pb_model *model);
+size_t pb_model_stream_window(const pb_model *model);    /* bytes; 0: not streamed */
 pb_tokenizer *pb_model_tokenizer(const pb_model *model); /* borrowed; NULL if the folder has none */
 /* SHA-256 (hex, 65 bytes with NUL) over config.json, the weight files' contents, and the names, shapes and present values of
  * tensors in memory; reads the files. */

@@ -17,6 +17,11 @@ typedef struct pb_mapping {
 /* Regular files only. PB_ERR_IO. */
 pb_status pb_file_map(const char *path, pb_mapping *out, pb_error *err);
 void pb_file_unmap(pb_mapping *map); /* idempotent; leaves {NULL, 0} */
+/* Advice on bytes of a mapping, widened to whole pages; contents never change. Prefetch asks for them to be read from the disk
+ * into the page cache, and does not wait. Release takes them out of this process's resident memory: they stay in the page cache,
+ * and the next access brings them back. Only for mappings of pb_file_map: memory of other kinds would lose its contents. */
+void pb_mapping_prefetch(const void *data, size_t bytes);
+void pb_mapping_release(const void *data, size_t bytes);
 
 /* Contents into a new block (pb_free) with a NUL behind the last byte. More than max_size bytes: PB_ERR_FORMAT.
  * *size may be NULL. */

@@ -247,11 +247,15 @@ static pb_status run_group(pb_back *b, pb_error *err) {
     if (status == PB_OK)
         status = pb_back_final(b, err);
     int low = lowest(b);
-    for (int layer = spec->layers - 1; layer >= (low < 0 ? 0 : low) && status == PB_OK; layer--) {
+    int last = low < 0 ? 0 : low;
+    for (int layer = spec->layers - 1; layer >= last && status == PB_OK; layer--) {
         char what[64];
+        if (layer > last)
+            pb_stream_ahead(b->pass.model, layer - 1, (double)b->rows);
         status = forward_layer(b, layer, err);
         if (status == PB_OK)
             status = pb_back_layer(b, layer, err);
+        pb_stream_done(b->pass.model, layer);
         pb_sources_drop(&b->pass, INT32_MAX);
         if (status == PB_OK)
             status = pb_context_check(ctx, err);
@@ -260,6 +264,7 @@ static pb_status run_group(pb_back *b, pb_error *err) {
     }
     if (status == PB_OK && low < 0)
         status = embedding_back(b, err);
+    pb_stream_done(b->pass.model, PB_STREAM_EMBED);
     pb_sources_drop(&b->pass, INT32_MAX);
     for (int r = 0; b->pass.rotary && r < 2 * spec->n_rotaries; r++)
         pb_free(b->pass.rotary[r].cosine);

@@ -247,7 +247,7 @@ static pb_status unembed_back(pb_back *b, const final_rows *f, int64_t first, in
     const int64_t vocab = spec->vocab, E = spec->d_embed;
     const float *in = f->narrow + first * E;
     const int threads = pb_threads_for(ctx, (double)(n * vocab));
-    PB_TRY(pb_linear(ctx, in, E, n, &spec->unembed, f->logits, vocab, 0, err));
+    PB_TRY(pb_unembed(&b->pass, in, E, n, f->logits, err));
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t r = 0; r < n; r++)
         cap_row(spec, f->logits + r * vocab, vocab);
@@ -263,7 +263,7 @@ static pb_status unembed_back(pb_back *b, const final_rows *f, int64_t first, in
     for (int64_t r = 0; r < n; r++)
         cap_row_back(spec, f->logits + r * vocab, f->d + r * vocab, vocab);
     PB_TRY(pb_back_linear(b, &spec->unembed, in, E, f->d, vocab, n, err));
-    return pb_linear_input_grad(ctx, f->d, vocab, n, &spec->unembed, f->dy + first * E, E, 0, err);
+    return pb_unembed_input_grad(&b->pass, f->d, n, f->dy + first * E, E, err);
 }
 
 static void sum_values(pb_back *b, const final_rows *f) {
@@ -339,6 +339,7 @@ pb_status pb_back_final(pb_back *b, pb_error *err) {
         status = list_rows(b, &f, err);
     if (status == PB_OK)
         status = all_lanes_back(b, &f, err);
+    pb_stream_done(b->pass.model, spec->layers);
     for (size_t i = 0; f.lanes && i < b->n; i++)
         pb_tensor_unref(f.lanes[i].reference);
     pb_free(f.logits);

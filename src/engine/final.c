@@ -71,7 +71,7 @@ static pb_status project_out(pb_pass *pass, float *rows, int64_t n, pb_error *er
 static pb_status unembed(pb_pass *pass, float *rows, int64_t n, float *logits, pb_error *err) {
     const pb_spec *spec = pass->spec;
     PB_TRY(project_out(pass, rows, n, err));
-    PB_TRY(pb_linear(pass->ctx, rows, spec->d_model, n, &spec->unembed, logits, spec->vocab, 0, err));
+    PB_TRY(pb_unembed(pass, rows, spec->d_model, n, logits, err));
     int64_t vocab = spec->vocab;
 #pragma omp parallel for schedule(static) num_threads(pb_threads_for(pass->ctx, (double)(n * vocab)))
     for (int64_t r = 0; r < n; r++)
@@ -464,6 +464,7 @@ pb_status pb_pass_finish(pb_pass *pass, pb_error *err) {
         status = pb_fail_memory(err, pass->ctx, (size_t)f.block * width * sizeof(float), "a block of logits");
     if (status == PB_OK)
         status = finish_lanes(&f, positions, err);
+    pb_stream_done(pass->model, spec->layers);
     if (status == PB_OK)
         status = check_values(&f, positions, err);
     while (f.references) {

@@ -7,6 +7,7 @@
 #define PB_ENGINE_INTERNAL_H
 
 #include "model/spec.h"
+#include "model/stream.h"
 #include "patchbay/run.h"
 
 /* Threads worth waking for about `work` elementary operations: small models run in one. */
@@ -215,6 +216,7 @@ typedef struct pb_pass {
     pb_source *sources;
     pb_rotary_cache *rotary; /* [n_rotaries * 2]: short and long */
     int32_t max_T;           /* longest lane */
+    size_t looked_up;        /* rows read from the embedding tables */
     float *work;             /* scratch of the present group */
     size_t work_floats;
     int64_t group_rows; /* rows that go through a layer's products together */
@@ -236,6 +238,11 @@ struct pb_reference;
 pb_status pb_pass_rotary(pb_pass *pass, int rotary, int32_t T, const float **cosine, const float **sine, pb_error *err);
 /* Floats of scratch, at least n, 64-byte aligned; contents are lost at the next call. */
 pb_status pb_pass_work(pb_pass *pass, size_t n, float **out, pb_error *err);
+
+/* unembed.c: logits [rows][vocab] from what the unembedding reads, x [rows][d_embed]; before scale and soft cap. */
+pb_status pb_unembed(pb_pass *pass, const float *x, int64_t ldx, int64_t rows, float *logits, pb_error *err);
+/* d [rows][vocab] at the logits -> dx [rows][d_embed]. */
+pb_status pb_unembed_input_grad(pb_pass *pass, const float *d, int64_t rows, float *dx, int64_t lddx, pb_error *err);
 
 /* One group of lanes in one layer. Offsets are rows in the group's buffers. */
 typedef struct pb_member {
@@ -344,6 +351,8 @@ pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *wh
 /* Rows that go together through a layer so that its buffers take at most `bytes`. */
 int64_t pb_group_rows_for(const pb_spec *spec, size_t bytes);
 size_t pb_layer_bytes(const pb_spec *spec, int64_t rows);
+/* Bytes that a call may use for its work: what the budget leaves, but for a tenth, and at most `most`. */
+size_t pb_work_left(const pb_context *ctx, size_t most);
 
 int64_t pb_spec_qkv_width(const pb_spec *spec);
 

@@ -213,9 +213,7 @@ pb_status pb_measure(const pb_request *requests, size_t n, const pb_measure_opti
     pb_context *ctx = pb_model_context(model);
     plan_state s = {
         .ctx = ctx, .model = model, .spec = pb_model_spec(model), .requests = requests, .n = n, .options = options};
-    size_t limit = pb_context_memory_limit(ctx), used = pb_context_memory_used(ctx);
-    size_t left = limit == 0 ? DEFAULT_WORK : limit > used ? (limit - used) / 10 * 9 : 0;
-    s.memory = options && options->memory ? options->memory : left < DEFAULT_WORK ? left : DEFAULT_WORK;
+    s.memory = options && options->memory ? options->memory : pb_work_left(ctx, DEFAULT_WORK);
     pb_status status = make_plan(&s, err);
     for (size_t i = 0; i < n && captures && !dry; i++)
         for (size_t c = 0; c < requests[i].n_captures; c++)

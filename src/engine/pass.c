@@ -123,6 +123,10 @@ void pb_sources_drop(pb_pass *pass, int layer) {
 
 /* ---- embedding -------------------------------------------------------------------------------------------------------------- */
 
+/* Rows that are read from the embedding tables before a streamed model lets go of them: each is another place of the file, of
+ * which the system brings some pages around. */
+enum { LOOKED_UP = 128 };
+
 /* Token embeddings of the lane's rows as they are added to the stream. */
 static pb_status embed_rows(pb_pass *pass, pb_lane *lane, pb_error *err) {
     const pb_spec *s = pass->spec;
@@ -131,6 +135,8 @@ static pb_status embed_rows(pb_pass *pass, pb_lane *lane, pb_error *err) {
     if (s->project_in.data && !(narrow = pb_alloc(pass->ctx, (size_t)lane->n * (size_t)E, sizeof *narrow)))
         return pb_fail_memory(err, pass->ctx, (size_t)lane->n * (size_t)E * sizeof *narrow, "embeddings");
     for (int32_t r = 0; r < lane->n; r++) {
+        if (++pass->looked_up % LOOKED_UP == 0)
+            pb_stream_done(pass->model, PB_STREAM_EMBED);
         pb_matrix_output_row(&s->embed, lane->tokens[lane->pos[r]], narrow + r * E);
         if (s->embed_scale != 1.0f)
             pb_vec_scale(s->embed_scale, narrow + r * E, E);
@@ -181,20 +187,45 @@ static pb_status begin_at_embedding(pb_pass *pass, pb_lane *lane, pb_error *err)
 
 /* ---- the loop ------------------------------------------------------------------------------------------------------------------ */
 
-static pb_status run_layers(pb_pass *pass, pb_lane **active, pb_error *err) {
-    const pb_spec *spec = pass->spec;
-    for (int layer = 0; layer < spec->layers; layer++) {
-        size_t n = 0;
-        for (size_t i = 0; i < pass->n_lanes; i++)
-            if (pass->lanes[i].start <= layer && pass->lanes[i].stop_layer >= layer)
-                active[n++] = &pass->lanes[i];
-        if (n == 0)
-            continue;
-        PB_TRY(pb_sources_prepare(pass, layer, err));
-        PB_TRY(pb_layer_run(pass, layer, active, n, err));
-        pb_sources_drop(pass, layer);
+/* Lanes that go through the layer, into active; returns how many. */
+static size_t list_active(pb_pass *pass, int layer, pb_lane **active) {
+    size_t n = 0;
+    for (size_t i = 0; i < pass->n_lanes; i++)
+        if (pass->lanes[i].start <= layer && pass->lanes[i].stop_layer >= layer)
+            active[n++] = &pass->lanes[i];
+    return n;
+}
+
+/* The first layer from `layer` on that a lane goes through; the number of layers if there is none. Its pages are asked for. */
+static int next_layer(pb_pass *pass, int layer, pb_lane **active) {
+    for (; layer < pass->spec->layers; layer++) {
+        size_t n = list_active(pass, layer, active);
+        double rows = 0;
+        for (size_t i = 0; i < n; i++)
+            rows += active[i]->cap;
+        if (n > 0) {
+            pb_stream_ahead(pass->model, layer, rows);
+            break;
+        }
     }
-    return PB_OK;
+    return layer;
+}
+
+static pb_status run_layers(pb_pass *pass, pb_lane **active, pb_error *err) {
+    pb_status status = PB_OK;
+    int layer = next_layer(pass, 0, active);
+    while (layer < pass->spec->layers && status == PB_OK) {
+        int next = next_layer(pass, layer + 1, active);
+        size_t n = list_active(pass, layer, active);
+        status = pb_sources_prepare(pass, layer, err);
+        if (status == PB_OK)
+            status = pb_layer_run(pass, layer, active, n, err);
+        pb_stream_done(pass->model, layer);
+        if (status == PB_OK)
+            pb_sources_drop(pass, layer);
+        layer = next;
+    }
+    return status;
 }
 
 pb_status pb_pass_run(pb_pass *pass, pb_error *err) {
@@ -207,6 +238,7 @@ pb_status pb_pass_run(pb_pass *pass, pb_error *err) {
         for (size_t i = 0; i < pass->n_lanes; i++)
             if (pass->lanes[i].start < 0)
                 PB_TRY(begin_at_embedding(pass, &pass->lanes[i], err));
+        pb_stream_done(pass->model, PB_STREAM_EMBED);
         pb_sources_drop(pass, -1);
     }
     pb_lane **active = pb_alloc(pass->ctx, pass->n_lanes, sizeof *active);
@@ -227,6 +259,12 @@ size_t pb_layer_bytes(const pb_spec *s, int64_t rows) {
     int64_t D = s->d_model, qw = (int64_t)s->heads * s->d_head, kw = (int64_t)s->kv_heads * s->d_head;
     int64_t hidden = (s->gated ? 2 : 1) * (int64_t)s->d_mlp;
     return (size_t)rows * (size_t)(4 * D + 2 * qw + 2 * kw + hidden) * sizeof(float);
+}
+
+size_t pb_work_left(const pb_context *ctx, size_t most) {
+    size_t limit = pb_context_memory_limit(ctx), used = pb_context_memory_used(ctx);
+    size_t left = limit > used ? (limit - used) / 10 * 9 : 0;
+    return limit == 0 || left > most ? most : left;
 }
 
 int64_t pb_group_rows_for(const pb_spec *spec, size_t bytes) {

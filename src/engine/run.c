@@ -154,17 +154,22 @@ static pb_status add_blocks(pb_run *run, const pb_run *base, int from, int32_t f
     return PB_OK;
 }
 
+static const size_t GROUP_BYTES = (size_t)128 << 20; /* of a layer's buffers, where the budget has them */
+
 /* Lanes that make runs, in portions whose residual streams stay small beside what the runs keep. */
 static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, const pb_patch *const *patches,
                            const size_t *n_patches, pb_error *err) {
     pb_arena arena = {.ctx = pb_model_context(model)};
     const pb_spec *spec = pb_model_spec(model);
     pb_status status = PB_OK;
+    size_t left = pb_work_left(arena.ctx, 2 * GROUP_BYTES);
+    int64_t most = (int64_t)(left / 4 / ((size_t)spec->d_model * sizeof(float))); /* rows of residual streams */
+    most = most < 16384 ? most : 16384;
     for (size_t first = 0; first < n && status == PB_OK;) {
         size_t count = 0;
         int64_t rows = 0, largest = 0;
         double flops = 0;
-        while (first + count < n && (count == 0 || rows < 16384) && status == PB_OK) {
+        while (first + count < n && (count == 0 || rows < most) && status == PB_OK) {
             pb_cost cost;
             size_t i = first + count;
             status = pb_lane_prepare(&arena, model, &lanes[i], patches ? patches[i] : NULL, patches ? n_patches[i] : 0,
@@ -174,7 +179,7 @@ static pb_status run_lanes(pb_model *model, pb_lane *lanes, size_t n, const pb_p
             flops += cost.flops;
             count++;
         }
-        int64_t group = pb_group_rows_for(spec, (size_t)128 << 20);
+        int64_t group = pb_group_rows_for(spec, left / 2);
         if (status == PB_OK)
             status = pb_lanes_run(model, lanes + first, count, n > 1 ? "running prompts" : NULL,
                                   group > largest ? group : largest, 0, flops, err);
@@ -275,7 +280,7 @@ pb_status pb_run_patched(pb_run *run, const pb_patch *patches, size_t n, pb_run 
         status = add_blocks(made, run, start, 0, err);
     }
     if (status == PB_OK && lane.start < spec->layers) {
-        int64_t group = pb_group_rows_for(spec, (size_t)128 << 20);
+        int64_t group = pb_group_rows_for(spec, pb_work_left(ctx, 2 * GROUP_BYTES) / 2);
         status = pb_lanes_run(run->model, &lane, 1, NULL, group > cost.layer_rows ? group : cost.layer_rows, 0,
                               cost.flops, err);
     }

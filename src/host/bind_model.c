@@ -17,10 +17,10 @@ static void push_model_name(lua_State *L, const pb_model *model, const char *ask
         lua_pushstring(L, pb_model_name(model));
 }
 
-/* pb.load(name [, { fold_ln = ..., ... }]) */
+/* pb.load(name [, { fold_ln = ..., ..., stream = ... }]) */
 static int load_model(lua_State *L) {
-    static const char *const fields[] = {"fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases",
-                                         NULL};
+    static const char *const fields[] = {
+        "fold_ln", "center_writing_weights", "center_unembed", "fold_value_biases", "stream", NULL};
     pb_check_arity(L, 2);
     const char *name = pb_check_text(L, 1, "name", NULL);
     pb_load_options options = {0};
@@ -30,6 +30,7 @@ static int load_model(lua_State *L) {
         options.center_writing_weights = pb_field_boolean(L, 2, "center_writing_weights", false);
         options.center_unembed = pb_field_boolean(L, 2, "center_unembed", false);
         options.fold_value_biases = pb_field_boolean(L, 2, "fold_value_biases", false);
+        options.stream = pb_field_boolean(L, 2, "stream", false);
     }
     const char *folder = pb_host_find_model(L, name);
     pb_box *box = pb_box_new(L, &PB_MODEL_CLASS, PB_MODEL_SLOTS);
@@ -76,6 +77,11 @@ MODEL_NUMBER(model_vocab, pb_model_vocab)
 MODEL_NUMBER(model_max_positions, pb_model_max_positions)
 MODEL_NUMBER(model_parameters, pb_model_parameters)
 MODEL_NUMBER(model_weight_bytes, pb_model_weight_bytes)
+
+static int model_streamed(lua_State *L) {
+    lua_pushboolean(L, pb_model_streamed(pb_check_model(L, 1)));
+    return 1;
+}
 
 static int model_tokenizer(lua_State *L) {
     pb_tokenizer *tokenizer = pb_model_needs_tokenizer(L, pb_check_model(L, 1));
@@ -512,6 +518,7 @@ static const luaL_Reg properties[] = {
     {"tokenizer", model_tokenizer},
     {"has_tokenizer", model_has_tokenizer},
     {"config", pb_model_config_table},
+    {"streamed", model_streamed},
     {"storage", pb_model_storage_text},
     {"dtypes", pb_model_dtypes_text},
     {NULL, NULL},

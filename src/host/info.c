@@ -101,6 +101,10 @@ static void print_model(const pb_model *model) {
            pb_model_dtypes(model, dtypes, sizeof dtypes));
     print_size(pb_model_weight_bytes(model));
     printf("\nstorage    %s", pb_model_storage(model, storage, sizeof storage));
+    if (pb_model_streamed(model)) {
+        printf(", streamed: one layer at a time, at most ");
+        print_size((int64_t)pb_model_stream_window(model));
+    }
     const pb_tokenizer *tokenizer = pb_model_tokenizer(model);
     if (tokenizer)
         printf("\ntokenizer  %s, %d tokens%s\n", pb_tokenizer_kind(tokenizer), (int)pb_tokenizer_size(tokenizer),

@@ -57,6 +57,7 @@ static pb_status write_weights(const pb_model *model, const char *path, pb_store
     pb_status status =
         pb_safetensors_write_entries(model->ctx, path, entries, model->n_weights, dtype, metadata, 1, err);
     pb_free(entries);
+    pb_stream_done_all(model);
     return status;
 }
 

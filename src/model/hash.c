@@ -10,12 +10,17 @@
 #include "base/strbuf.h"
 #include "model/loading.h"
 
-/* Adds bytes to a digest, in pieces between which the work can be stopped. */
-static pb_status hash_bytes(const pb_model *model, const void *data, size_t size, pb_sha256 *digest, pb_error *err) {
+/* Adds bytes to a digest, in pieces between which the work can be stopped. mapped: they are a file's, and each piece is let go
+ * after it. */
+static pb_status hash_bytes(const pb_model *model, const void *data, size_t size, bool mapped, pb_sha256 *digest,
+                            pb_error *err) {
     enum { PIECE = 8 << 20 };
     for (size_t at = 0; at < size; at += PIECE) {
+        size_t n = size - at < PIECE ? size - at : PIECE;
         PB_TRY(pb_context_check(model->ctx, err));
-        PB_TRY(pb_sha256_add(digest, (const char *)data + at, size - at < PIECE ? size - at : PIECE, err));
+        PB_TRY(pb_sha256_add(digest, (const char *)data + at, n, err));
+        if (mapped)
+            pb_mapping_release((const char *)data + at, n);
     }
     return PB_OK;
 }
@@ -27,7 +32,7 @@ static pb_status hash_file(const pb_model *model, const char *name, pb_sha256 *d
         return pb_fail_memory(err, model->ctx, strlen(name), "a path");
     pb_status status = pb_file_map(path, &map, err);
     if (status == PB_OK)
-        status = hash_bytes(model, map.data, map.size, digest, err);
+        status = hash_bytes(model, map.data, map.size, true, digest, err);
     pb_file_unmap(&map);
     pb_free(path);
     return status;
@@ -39,7 +44,7 @@ static pb_status hash_tensor(const pb_model *model, const pb_entry *entry, pb_sh
     pb_shape_text(entry->ndim, entry->shape, shape, sizeof shape);
     PB_TRY(pb_sha256_add(digest, entry->name, strlen(entry->name) + 1, err));
     PB_TRY(pb_sha256_add(digest, shape, strlen(shape) + 1, err));
-    return hash_bytes(model, entry->data, entry->bytes, digest, err);
+    return hash_bytes(model, entry->data, entry->bytes, false, digest, err);
 }
 
 /* The file with the least name above `after` (NULL: of all); NULL if there is none. */
@@ -57,7 +62,7 @@ static const char *next_file(const pb_model *model, const char *after) {
 pb_status pb_model_hash(const pb_model *model, char out[65], pb_error *err) {
     pb_sha256 *digest = NULL;
     PB_TRY(pb_sha256_begin(model->ctx, &digest, err));
-    pb_status status = hash_bytes(model, model->config, model->config_length, digest, err);
+    pb_status status = hash_bytes(model, model->config, model->config_length, false, digest, err);
     for (const char *name = next_file(model, NULL); status == PB_OK && name; name = next_file(model, name))
         status = hash_file(model, name, digest, err);
     for (size_t i = 0; status == PB_OK && i < model->n_weights; i++) { /* sorted by name */

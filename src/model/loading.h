@@ -6,6 +6,7 @@
  *   files.c    the weight files (source.c) -> one sorted list of entries
  *   weights.c  the list and the family's names -> the spec's matrices and vectors
  *   process.c  optional weight processing
+ *   stream.c   whether its pages are let go layer by layer
  *
  * A pb_loading lives on the stack of pb_model_open; everything that lasts hangs on the model. */
 #ifndef PB_MODEL_LOADING_H
@@ -17,6 +18,7 @@
 #include "base/strbuf.h"
 #include "model/family.h"
 #include "model/source.h"
+#include "model/stream.h"
 
 /* One named tensor of the sources. */
 typedef struct pb_weight {
@@ -53,6 +55,8 @@ struct pb_model {
     size_t n_owned, cap_owned;
     pb_copied *copied; /* origins.c */
     size_t n_copied, cap_copied;
+    pb_stream_choice stream_choice;
+    pb_stream *stream; /* NULL: not streamed */
 };
 
 struct pb_loading {

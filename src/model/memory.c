@@ -221,6 +221,7 @@ pb_status pb_model_with_weights(const pb_model *base, const pb_named_tensor *wei
     if (status != PB_OK)
         goto done;
     model->options = base->options;
+    model->stream_choice = base->stream ? PB_STREAM_LIKE_BASE : PB_STREAM_IF_NEEDED;
     model->config_length = base->config_length;
     model->config = pb_strndup(base->ctx, base->config, base->config_length);
     status = model->config ? pb_model_build(model, "config.json", list_replaced, &r, err)

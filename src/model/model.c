@@ -35,6 +35,7 @@ pb_model *pb_model_ref(pb_model *model) {
 void pb_model_unref(pb_model *model) {
     if (!model || atomic_fetch_sub_explicit(&model->references, 1, memory_order_acq_rel) != 1)
         return;
+    pb_stream_free(model);
     for (size_t i = 0; i < model->n_owned; i++)
         pb_free(model->owned[i]);
     pb_free(model->owned);
@@ -133,6 +134,8 @@ pb_status pb_model_build(pb_model *model, const char *config_path, pb_list_fn li
     }
     if (status == PB_OK)
         status = pb_process_weights(model, &model->options, err);
+    if (status == PB_OK)
+        status = pb_stream_prepare(model, model->stream_choice, err);
     pb_strbuf_free(&loading.assumed);
     json_decref(loading.config);
     return status;
@@ -157,13 +160,32 @@ static pb_status open_config(pb_model *model, const char *path, pb_error *err) {
     return pb_file_read(model->ctx, path, CONFIG_MAX, &model->config, &model->config_length, err);
 }
 
+/* Processing makes float32 copies of most matrices, which is what a streamed model must not have. */
+static pb_status check_options(const pb_load_options *o, pb_error *err) {
+    const char *step = o->fold_ln                  ? "fold_ln"
+                       : o->center_writing_weights ? "center_writing_weights"
+                       : o->center_unembed         ? "center_unembed"
+                       : o->fold_value_biases      ? "fold_value_biases"
+                                                   : NULL;
+    if (!o->stream || !step)
+        return PB_OK;
+    return pb_fail(
+        err, PB_ERR_UNSUPPORTED,
+        "stream and %s cannot go together: processed weights are float32 copies in memory, streamed ones stay "
+        "in the file; load it without %s, or process it where memory is enough",
+        step, step);
+}
+
 pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out,
                         pb_error *err) {
     pb_model *model = NULL;
+    if (options)
+        PB_TRY(check_options(options, err));
     PB_TRY(check_folder(folder, err));
     PB_TRY(create(ctx, folder, &model, err));
     if (options)
         model->options = *options;
+    model->stream_choice = model->options.stream ? PB_STREAM_ASKED : PB_STREAM_IF_NEEDED;
     char *path = pb_path_join(ctx, model->folder, "config.json");
     pb_status status =
         path ? open_config(model, path, err) : pb_fail_memory(err, ctx, strlen(model->folder) + 16, "a path");

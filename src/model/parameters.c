@@ -8,8 +8,12 @@
 
 pb_status pb_model_weight(const pb_model *model, const char *name, pb_tensor **out, pb_error *err) {
     const pb_weight *weight = pb_files_find(model, name);
-    if (weight)
-        return pb_entry_load(model->ctx, weight->entry, out, err);
+    if (weight) {
+        pb_status status = pb_entry_load(model->ctx, weight->entry, out, err);
+        if (model->stream)
+            pb_source_release(weight->source, weight->entry->data, weight->entry->bytes);
+        return status;
+    }
     pb_suggestion near;
     pb_suggestion_begin(&near, name);
     for (size_t i = 0; i < model->n_weights; i++)
@@ -23,19 +27,25 @@ pb_status pb_model_weight(const pb_model *model, const char *name, pb_tensor **o
 
 /* ---- shapes of TransformerLens ------------------------------------------------------------------------------------------- */
 
+/* Outputs are read in order. */
+static void read_output(const pb_model *model, const pb_matrix *w, int64_t o, float *out) {
+    pb_matrix_output_row(w, o, out);
+    pb_stream_output_read(model, w, o);
+}
+
 /* [in, out] from a map. */
-static pb_status in_by_out(pb_context *ctx, const pb_matrix *w, pb_tensor **out, pb_error *err) {
+static pb_status in_by_out(const pb_model *model, const pb_matrix *w, pb_tensor **out, pb_error *err) {
     pb_status status;
     pb_tensor *t = NULL;
     const int64_t shape[2] = {w->in, w->out};
-    float *row = pb_alloc(ctx, (size_t)w->in, sizeof *row);
+    float *row = pb_alloc(model->ctx, (size_t)w->in, sizeof *row);
     if (!row)
-        return pb_fail_memory(err, ctx, (size_t)w->in * sizeof *row, "a row of a weight");
-    if ((status = pb_tensor_create(ctx, PB_F32, 2, shape, &t, err)) != PB_OK)
+        return pb_fail_memory(err, model->ctx, (size_t)w->in * sizeof *row, "a row of a weight");
+    if ((status = pb_tensor_create(model->ctx, PB_F32, 2, shape, &t, err)) != PB_OK)
         goto done;
     float *data = pb_tensor_floats(t);
     for (int64_t o = 0; o < w->out; o++) {
-        pb_matrix_output_row(w, o, row);
+        read_output(model, w, o, row);
         for (int64_t i = 0; i < w->in; i++)
             data[i * w->out + o] = row[i];
     }
@@ -46,28 +56,29 @@ done:
 }
 
 /* [out, in], rows first .. first + n - 1: a table of embeddings. */
-static pb_status table(pb_context *ctx, const pb_matrix *w, int64_t first, int64_t n, pb_tensor **out, pb_error *err) {
+static pb_status table(const pb_model *model, const pb_matrix *w, int64_t first, int64_t n, pb_tensor **out,
+                       pb_error *err) {
     const int64_t shape[2] = {n, w->in};
-    PB_TRY(pb_tensor_create(ctx, PB_F32, 2, shape, out, err));
+    PB_TRY(pb_tensor_create(model->ctx, PB_F32, 2, shape, out, err));
     for (int64_t o = 0; o < n; o++)
-        pb_matrix_output_row(w, first + o, pb_tensor_floats(*out) + o * w->in);
+        read_output(model, w, first + o, pb_tensor_floats(*out) + o * w->in);
     return PB_OK;
 }
 
 /* [heads, in, d_head] from a map whose outputs are the heads. */
-static pb_status by_head(pb_context *ctx, const pb_matrix *w, int64_t heads, pb_tensor **out, pb_error *err) {
+static pb_status by_head(const pb_model *model, const pb_matrix *w, int64_t heads, pb_tensor **out, pb_error *err) {
     pb_status status;
     pb_tensor *t = NULL;
     int64_t d = w->out / heads;
     const int64_t shape[3] = {heads, w->in, d};
-    float *row = pb_alloc(ctx, (size_t)w->in, sizeof *row);
+    float *row = pb_alloc(model->ctx, (size_t)w->in, sizeof *row);
     if (!row)
-        return pb_fail_memory(err, ctx, (size_t)w->in * sizeof *row, "a row of a weight");
-    if ((status = pb_tensor_create(ctx, PB_F32, 3, shape, &t, err)) != PB_OK)
+        return pb_fail_memory(err, model->ctx, (size_t)w->in * sizeof *row, "a row of a weight");
+    if ((status = pb_tensor_create(model->ctx, PB_F32, 3, shape, &t, err)) != PB_OK)
         goto done;
     for (int64_t o = 0; o < w->out; o++) {
         float *head = pb_tensor_floats(t) + o / d * w->in * d + o % d;
-        pb_matrix_output_row(w, o, row);
+        read_output(model, w, o, row);
         for (int64_t i = 0; i < w->in; i++)
             head[i * d] = row[i];
     }
@@ -78,10 +89,10 @@ done:
 }
 
 /* [heads, d_head, out] from a map whose inputs are the heads: [in, out] already has that order. */
-static pb_status from_heads(pb_context *ctx, const pb_matrix *w, int64_t heads, pb_tensor **out, pb_error *err) {
+static pb_status from_heads(const pb_model *model, const pb_matrix *w, int64_t heads, pb_tensor **out, pb_error *err) {
     pb_tensor *flat = NULL;
     const int64_t shape[3] = {heads, w->in / heads, w->out};
-    PB_TRY(in_by_out(ctx, w, &flat, err));
+    PB_TRY(in_by_out(model, w, &flat, err));
     pb_status status = pb_tensor_reshape(flat, 3, shape, out, err);
     pb_tensor_unref(flat);
     return status;
@@ -233,22 +244,22 @@ static bool find_outer(const pb_spec *spec, const char *name, parameter *p) {
     return true;
 }
 
-static pb_status make(pb_context *ctx, const parameter *p, pb_tensor **out, pb_error *err) {
+static pb_status make(const pb_model *model, const parameter *p, pb_tensor **out, pb_error *err) {
     switch (p->kind) {
     case SHAPE_IN_OUT:
-        return in_by_out(ctx, p->matrix, out, err);
+        return in_by_out(model, p->matrix, out, err);
     case SHAPE_BY_HEAD:
-        return by_head(ctx, p->matrix, p->heads, out, err);
+        return by_head(model, p->matrix, p->heads, out, err);
     case SHAPE_FROM_HEADS:
-        return from_heads(ctx, p->matrix, p->heads, out, err);
+        return from_heads(model, p->matrix, p->heads, out, err);
     case SHAPE_BIAS:
-        return vector(ctx, p->matrix->bias, 0.0f, p->matrix->out, 0, out, err);
+        return vector(model->ctx, p->matrix->bias, 0.0f, p->matrix->out, 0, out, err);
     case SHAPE_HEAD_BIAS:
-        return vector(ctx, p->matrix->bias, 0.0f, p->matrix->out, p->heads, out, err);
+        return vector(model->ctx, p->matrix->bias, 0.0f, p->matrix->out, p->heads, out, err);
     case SHAPE_NORM_WEIGHT:
-        return vector(ctx, p->norm->weight, 1.0f, p->width, 0, out, err);
+        return vector(model->ctx, p->norm->weight, 1.0f, p->width, 0, out, err);
     case SHAPE_NORM_BIAS:
-        return vector(ctx, p->norm->bias, 0.0f, p->width, 0, out, err);
+        return vector(model->ctx, p->norm->bias, 0.0f, p->width, 0, out, err);
     }
     return pb_fail(err, PB_ERR_ARGUMENT, "unknown kind of parameter");
 }
@@ -285,14 +296,14 @@ pb_status pb_model_parameter(const pb_model *model, const char *name, pb_tensor 
         const char *part = end + 1;
         if (!find_map(spec, &spec->layer[layer], part, &p) && !find_norm(spec, &spec->layer[layer], part, &p))
             return unknown(model, name, part, err);
-        return make(model->ctx, &p, out, err);
+        return make(model, &p, out, err);
     }
     if (strcmp(name, "embed.W_E") == 0)
-        return table(model->ctx, &spec->embed, 0, spec->embed.out, out, err);
+        return table(model, &spec->embed, 0, spec->embed.out, out, err);
     if (strcmp(name, "pos_embed.W_pos") == 0 && spec->pos_embed.data)
-        return table(model->ctx, &spec->pos_embed, spec->position_offset, spec->pos_embed.out - spec->position_offset,
-                     out, err);
+        return table(model, &spec->pos_embed, spec->position_offset, spec->pos_embed.out - spec->position_offset, out,
+                     err);
     if (!find_outer(spec, name, &p))
         return unknown(model, name, NULL, err);
-    return make(model->ctx, &p, out, err);
+    return make(model, &p, out, err);
 }

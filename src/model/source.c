@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "tensor/stored.h"
+
 static pb_status create(pb_context *ctx, const char *name, size_t count, pb_source **out, pb_error *err) {
     pb_source *source = pb_alloc_zero(ctx, 1, sizeof *source);
     if (!source)
@@ -116,3 +118,35 @@ void pb_source_unref(pb_source *source) {
 }
 
 bool pb_source_is_memory(const pb_source *source) { return source->tensor != NULL; }
+
+static pb_mapping mapping_of(const pb_source *source) {
+    if (source->safetensors)
+        return pb_safetensors_mapping(source->safetensors);
+    return source->torch ? pb_torch_mapping(source->torch) : (pb_mapping){NULL, 0};
+}
+
+bool pb_source_maps(const pb_source *source, const void *data) {
+    pb_mapping map = mapping_of(source);
+    uintptr_t at = (uintptr_t)data, begin = (uintptr_t)map.data;
+    return map.data && at >= begin && at - begin < map.size;
+}
+
+void pb_source_prefetch(const pb_source *source, const void *data, size_t bytes) {
+    if (pb_source_maps(source, data))
+        pb_mapping_prefetch(data, bytes);
+}
+
+void pb_source_release(const pb_source *source, const void *data, size_t bytes) {
+    if (!pb_source_maps(source, data))
+        return;
+    pb_mapping map = mapping_of(source);
+    size_t from = (size_t)((const unsigned char *)data - map.data), to = from + bytes;
+    from = from > PB_SOURCE_AROUND ? from - PB_SOURCE_AROUND : 0;
+    to = map.size - to > PB_SOURCE_AROUND ? to + PB_SOURCE_AROUND : map.size;
+    pb_mapping_release(map.data + from, to - from);
+}
+
+void pb_source_release_all(const pb_source *source) {
+    pb_mapping map = mapping_of(source);
+    pb_mapping_release(map.data, map.size);
+}

@@ -29,5 +29,13 @@ pb_status pb_source_of_tensor(pb_context *ctx, const char *name, const pb_tensor
 pb_source *pb_source_ref(pb_source *source);
 void pb_source_unref(pb_source *source); /* NULL is a no-op */
 bool pb_source_is_memory(const pb_source *source);
+/* Does data lie in the source's mapped file? Not so for tensors in memory, and for tensors that were copied on opening. */
+bool pb_source_maps(const pb_source *source, const void *data);
+/* Advice on a part of the mapped file (pb_mapping_prefetch, pb_mapping_release). What is released is a little more on both sides:
+ * an access brings the pages around it too. */
+void pb_source_prefetch(const pb_source *source, const void *data, size_t bytes);
+void pb_source_release(const pb_source *source, const void *data, size_t bytes);
+void pb_source_release_all(const pb_source *source);
+enum { PB_SOURCE_AROUND = 64 << 10 }; /* Linux's fault_around_bytes */
 
 #endif

@@ -341,6 +341,21 @@ static pb_status bind_layer(pb_loading *loading, int i, pb_error *err) {
     return bind_mlp(loading, i, err);
 }
 
+/* Of two weights in files: piece by piece, so that large tables are never resident whole. */
+static bool same_contents(const pb_weight *a, const pb_weight *b) {
+    enum { PIECE = 8 << 20 };
+    const char *x = a->entry->data, *y = b->entry->data;
+    size_t bytes = a->entry->bytes;
+    bool same = true;
+    for (size_t at = 0; at < bytes && same; at += PIECE) {
+        size_t n = bytes - at < PIECE ? bytes - at : PIECE;
+        same = memcmp(x + at, y + at, n) == 0;
+        pb_source_release(a->source, x + at, n);
+        pb_source_release(b->source, y + at, n);
+    }
+    return same;
+}
+
 /* Tied, but the checkpoint has an unembedding too: when it differs, the checkpoint is right (transformers 5 does so). */
 static bool really_tied(pb_loading *loading, const char *name) {
     pb_weight *other = pb_files_find(loading->model, name);
@@ -352,8 +367,8 @@ static bool really_tied(pb_loading *loading, const char *name) {
     const pb_entry *a = table->entry, *b = other->entry;
     /* Tensors in memory may change: two that are equal now are not one. */
     bool memory = pb_source_is_memory(table->source) || pb_source_is_memory(other->source);
-    bool same = a->type == b->type && a->bytes == b->bytes &&
-                (a->data == b->data || (!memory && memcmp(a->data, b->data, a->bytes) == 0));
+    bool same =
+        a->type == b->type && a->bytes == b->bytes && (a->data == b->data || (!memory && same_contents(table, other)));
     if (same)
         other->used = other->is_copy = true;
     else if (!memory)

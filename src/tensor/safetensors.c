@@ -6,9 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "base/file.h"
 #include "base/json.h"
-#include "patchbay/tensorio.h"
+#include "tensor/stored.h"
 
 enum { MAX_HEADER = 100000000, LENGTH_FIELD = 8 };
 
@@ -336,5 +335,7 @@ const char *pb_safetensors_metadata(const pb_safetensors *file, const char *key)
     }
     return NULL;
 }
+
+pb_mapping pb_safetensors_mapping(const pb_safetensors *file) { return file->map; }
 
 size_t pb_safetensors_bytes(const pb_safetensors *file) { return file->map.size; }

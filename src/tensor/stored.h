@@ -2,6 +2,7 @@
 #ifndef PB_TENSOR_STORED_H
 #define PB_TENSOR_STORED_H
 
+#include "base/file.h"
 #include "patchbay/tensorio.h"
 
 bool pb_stored_is_float(pb_stored type); /* what pb_widen takes */
@@ -9,5 +10,9 @@ bool pb_stored_is_float(pb_stored type); /* what pb_widen takes */
 /* Row-major data of a known type (any alignment) as a new tensor; name is for messages. */
 pb_status pb_stored_load(pb_context *ctx, const char *name, pb_stored type, int ndim, const int64_t *shape,
                          const void *data, pb_tensor **out, pb_error *err);
+
+/* Where the file is mapped; entries that are copies lie elsewhere. */
+pb_mapping pb_safetensors_mapping(const pb_safetensors *file);
+pb_mapping pb_torch_mapping(const pb_torch *file);
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "tensor/pickle.h"
+#include "tensor/stored.h"
 #include "tensor/zip.h"
 
 struct pb_torch {
@@ -213,3 +214,5 @@ void pb_torch_close(pb_torch *file) {
 size_t pb_torch_count(const pb_torch *file) { return file->count; }
 
 const pb_entry *pb_torch_at(const pb_torch *file, size_t i) { return i < file->count ? &file->entries[i] : NULL; }
+
+pb_mapping pb_torch_mapping(const pb_torch *file) { return file->map; }

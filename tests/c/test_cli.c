@@ -214,6 +214,39 @@ static void cli__recipe__parameters_seed_output(void **state) {
     assert_says(run("run", "/nothing/here.lua"), 1, "'/nothing/here.lua'");
 }
 
+/* Weights of 26 MB under a budget of 16: one line says that they are streamed, and the recipe prints what it prints without. */
+static void cli__weights_beyond_the_memory_limit__streamed_with_one_line(void **state) {
+    (void)state;
+    char text[4096], without[256];
+    const char *model = test_path(folder, "large");
+    const model_shape shape = {
+        .layers = 8, .heads = 8, .d_model = 256, .d_mlp = 1024, .vocab = 500, .positions = 64, .seed = 1};
+    assert_int_equal(mkdir(model, 0700), 0);
+    assert_true(model_write(model, &shape) > 0);
+    snprintf(text, sizeof text,
+             "local pb = require 'patchbay'\n"
+             "local model = pb.load '%s'\n"
+             "local run = model:run { 1, 2, 3 }\n"
+             "print(run.logits:get(2, 7), pb.metric.logit(5)(run:patched { { site = 'z', layer = 3, value = 0 } }))\n"
+             "print(model.streamed)\n",
+             model);
+    write_file("large.lua", text);
+    result *r = run("run", test_path(folder, "large.lua"));
+    assert_says(r, 0, NULL);
+    assert_string_equal(r->err, "");
+    char *flag = strstr(r->out, "false");
+    assert_non_null(flag);
+    snprintf(without, sizeof without, "%.*strue\n", (int)(flag - r->out), r->out);
+    r = run("run", test_path(folder, "large.lua"), "--memory", "16M");
+    assert_says(r, 0, "patchbay: warning: model 'large' is streamed");
+    assert_string_equal(r->out, without);
+    assert_ptr_equal(strchr(r->err, '\n'), r->err + strlen(r->err) - 1); /* one line */
+    assert_says(run("run", test_path(folder, "large.lua"), "--memory", "3M"), 1, "largest layer");
+    r = run("info", model);
+    assert_says(r, 0, NULL);
+    assert_null(strstr(r->out, "streamed"));
+}
+
 static void cli__error__line_and_exit_code_1(void **state) {
     (void)state;
     write_file("bad.lua", "#!/usr/bin/env -S patchbay run\nlocal pb = require 'patchbay'\npb.zeros(2):select(0, 7)\n");
@@ -326,6 +359,7 @@ int main(void) {
         cmocka_unit_test(cli__version_and_help),
         cmocka_unit_test(cli__info__names_blas_kernels_and_the_model),
         cmocka_unit_test(cli__recipe__parameters_seed_output),
+        cmocka_unit_test(cli__weights_beyond_the_memory_limit__streamed_with_one_line),
         cmocka_unit_test(cli__error__line_and_exit_code_1),
         cmocka_unit_test(cli__output_that_cannot_be_written__says_so),
         cmocka_unit_test(cli__ctrl_c__ends_an_endless_recipe),

@@ -81,3 +81,22 @@ check.test("model:save writes a folder that pb.load reads", function()
   check.raises(function() model:save() end, "folder")
   check.raises(function() pb.load("facts", { fold_ln = true }):save "folded" end, "weight processing")
 end)
+
+check.test("pb.load: a streamed model has the same numbers", function()
+  local streamed = pb.load("facts", { stream = true })
+  check.eq({ model.streamed, streamed.streamed, pb.load("facts", { stream = false }).streamed }, { false, true, false })
+  local function numbers(m)
+    local clean = m:run(prompt)
+    local corrupt = clean:fork "The Roman Forum is located in the city of"
+    local metric = pb.metric.kl(clean)
+    return { clean.logits:tolist(), corrupt:sweep({ site = "resid_pre", from = clean, over = { "layer", "pos" }, metric = metric }).values:tolist(),
+             corrupt:grad(metric)["blocks.0.hook_resid_pre"]:tolist(), m:generate { prompt, tokens = 5 },
+             m:parameter("unembed.W_U"):sum(), m:weight(m:weights()[1]):sum(), m:hash() }
+  end
+  check.eq(numbers(streamed), numbers(model))
+  local name = "transformer.h.3.mlp.c_proj.weight"
+  check.ok(streamed:with({ [name] = model:weight(name) }).streamed)
+  check.raises(function() pb.load("facts", { stream = true, fold_ln = true }) end, "stream and fold_ln", "float32 copies")
+  check.raises(function() pb.load("facts", { stream = "yes" }) end, "stream")
+  check.raises(function() pb.load("facts", { streem = true }) end, "did you mean 'stream'")
+end)

@@ -4,15 +4,19 @@ return {
 pb.load opens one, pb.model makes one of tensors, and model:with replaces weights. Numbers are Hugging Face's: raw weights, computed in float32 whatever the stored type. Layers, heads,
 positions, neurons and token ids count from 0.
 Fields: name, folder, family, layers, heads, kv_heads, d_model, d_head, d_mlp, vocab, max_positions, parameters, weight_bytes,
-tokenizer, has_tokenizer, config, storage, dtypes.]] },
-  { name = "pb.load", signature = "pb.load(name [, { fold_ln =, center_writing_weights =, center_unembed =, fold_value_biases = }]) -> model",
+tokenizer, has_tokenizer, config, storage, dtypes, streamed.]] },
+  { name = "pb.load", signature = "pb.load(name [, { fold_ln =, center_writing_weights =, center_unembed =, fold_value_biases =, stream = }]) -> model",
     summary = "Open a model by name, folder or Hugging Face id.",
     text = [[
 name: a built-in model ("facts"), a folder with config.json and model.safetensors or pytorch_model.bin (or their shards), or a
 Hugging Face id ("org/name", "org/name@revision") that is in the local hub cache: on the command line, patchbay get org/name
 downloads it (patchbay help get). The weights are mapped, not read: a large file opens in milliseconds.
-The options are TransformerLens's weight processing, each by itself and off by default; they change the values of sites (and
-center_unembed the logits by a constant per position), not what the model predicts.
+fold_ln to fold_value_biases are TransformerLens's weight processing, each by itself and off by default; they change the values of
+sites (and center_unembed the logits by a constant per position), not what the model predicts.
+stream = true keeps no more of the weights in memory than one layer at a time, for models bigger than memory: the next layer is
+fetched from the file while the present one computes, once per sweep for all variants together. Values are the same to the bit.
+It happens by itself, with a warning, when the weights as stored do not fit what is left of the memory budget (--memory), to which
+the largest layer is then charged. Not together with weight processing, which makes float32 copies.
 Errors name the file, the tensor or the key that is wrong; an unknown architecture lists the known ones.]],
     example = [[local model = pb.load "facts"]] },
   { name = "pb.model", signature = "pb.model { config = table | text | model, weights = { name = tensor }, tokenizer =, name = } -> model",
@@ -110,6 +114,7 @@ positions cover the new ones, listed positions stay where they are in the prompt
   { name = "model.max_positions", signature = "model.max_positions -> number", summary = "Longest prompt; 0 where the architecture sets no limit." },
   { name = "model.parameters", signature = "model.parameters -> number", summary = "Number of weights; tied ones count once." },
   { name = "model.weight_bytes", signature = "model.weight_bytes -> number", summary = "Bytes of the weights as stored." },
+  { name = "model.streamed", signature = "model.streamed -> true or false", summary = "Whether only one layer of the weights at a time is kept in memory (pb.load's stream)." },
   { name = "model.storage", signature = "model.storage -> text", summary = "What the weights are stored in: \"safetensors (2 files)\", \"PyTorch (1 file) and memory (3 tensors)\"." },
   { name = "model.dtypes", signature = "model.dtypes -> text", summary = "Stored types of the weights, most bytes first: \"BF16 and F32\"." },
   { name = "model.tokenizer", signature = "model.tokenizer -> tokenizer", summary = "The model's tokenizer; an error where the folder has none." },
