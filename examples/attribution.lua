@@ -11,7 +11,7 @@ local exact = set:sweep { site = "z", over = { "layer", "head" }, metric = "logi
 for _, cell in ipairs(exact:top(5, "abs")) do
   print(("head %d.%d: exact %+.3f, estimated %+.3f"):format(cell.layer, cell.head, cell.value, heads:get { layer = cell.layer, head = cell.head }))
 end
-pb.plot.panels { exact:titled "patching (exact)", heads:titled "attribution patching (one gradient)", title = "Heads that choose the name" }:save "heads.png"
+pb.plot.panels { exact:titled "patching (exact)", heads:titled "estimated (one gradient)", title = "Heads that choose the name" }:save "heads.png"
 
 -- Queries, where attention may be saturated: with the softmax exact, and without.
 for _, fixed in ipairs { false, true } do

@@ -14,7 +14,7 @@ for _, row in ipairs(rows) do
   if row.head and #order < 12 then order[#order + 1] = row end
 end
 local curve = ablate.curve(set, { kind = arg.kind, order = order, seed = arg.seed })
-pb.plot.line { { y = curve, label = "heads taken away together" }, y = "logit difference", title = "How much can be taken away?" }:save "knock_out.png"
+pb.plot.line { { y = curve }, x = "heads taken away, one more at each step", y = "logit difference", title = "How much can be taken away?" }:save "knock_out.png"
 
 -- The other way round: how few components bring the answer back into the corrupted prompt?
 local heads = {}

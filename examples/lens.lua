@@ -11,7 +11,7 @@ for layer, top in ipairs(lens.top(run, { k = 3 })) do
   for i, token in ipairs(top) do words[i] = ("%s %.2f"):format(token.token, token.prob) end
   print(("%s: %s"):format(layer <= model.layers and "before layer " .. layer - 1 or "at the end", table.concat(words, "  ")))
 end
-lens.grid(run, { answer = arg.answer, metric = "log_prob" }):heatmap("lens.png", { title = "What the stream says of" .. arg.answer })
+lens.grid(run, { answer = arg.answer, metric = "log_prob" }):heatmap("lens.png", { title = "What the stream says of" .. arg.answer, colours = "sequential" })
 
 local parts = lens.attribution(run, { answer = arg.answer, wrong = arg.wrong })
 print(("\nlogit difference %.3f; the parts add up to %.3f"):format(parts.measured, parts.total))

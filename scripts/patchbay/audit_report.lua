@@ -92,19 +92,35 @@ function Report:text()
   return table.concat(lines, "\n")
 end
 
+-- The same below a figure, in sentences.
+local function caption_of(self)
+  local i, m, about = self.intervals, self.missed, self.about
+  local function with(key, format)
+    return self.measured == self.population and format(self[key]) or ("%s (%s to %s)"):format(format(self[key]), format(i[key][1]), format(i[key][2]))
+  end
+  local text = ("%s at %s by %s%s: %d of %d cells were patched exactly%s. Rank correlation %s, error %s of all effects' sizes%s."):format(
+    about.estimate or "estimate", about.site or "a site", about.axes or "cell", about.pairs and (", mean of %s pairs"):format(about.pairs) or "",
+    self.measured, self.population, self.measured == self.population and "" or ("; in brackets, intervals of %.0f %%"):format(100 * self.confidence),
+    with("rank_correlation", function(x) return ("%.3f"):format(x) end), with("relative_error", share),
+    self.absolute and "" or (", wrong sign in %s of cells"):format(with("sign_errors", share)))
+  if m.others > 0 then
+    text = text .. (" The %d largest estimates hold %s of the effect; of the other %d cells at most %d have more than %.2g, the most that was measured there."):format(
+      self.population - m.others, share(self.effect_in_listed), m.others, m.larger_at_most, m.largest)
+  end
+  return (text:gsub("^%l", string.upper))
+end
+
 -- report:figure([options of pb.plot.scatter]) -> figure: estimated against exact
 function Report:figure(given)
   local x, y, classes, o = {}, {}, {}, {}
   for i, row in ipairs(self.rows) do x[i], y[i], classes[i] = row.exact, row.estimate, row.stratum == 0 and 1 or 2 end
   for key, value in pairs(given or {}) do o[key] = value end
   o.x, o.y, o.classes, o.class_labels = x, y, classes, { "largest estimates", "sampled" }
-  o.identity, o.x_title, o.y_title = true, o.x_title or "exact", o.y_title or "estimate"
+  local what = self.absolute and "size of the change" or "change"
+  local of = self.about.metric and (" of " .. self.about.metric) or ""
+  o.identity, o.x_title, o.y_title = true, o.x_title or ("exact %s%s"):format(what, of), o.y_title or ("estimated %s%s"):format(what, of)
   o.title, o.facts = o.title or "Estimate against exact patch", o.facts or self.about
-  local what = {}
-  for _, key in ipairs { "estimate", "site", "axes", "metric", "direction" } do what[#what + 1] = self.about[key] end
-  if self.about.pairs then what[#what + 1] = ("mean of %s pairs"):format(self.about.pairs) end
-  what[#what + 1] = self:text():gsub(" +", " "):gsub("\n ?", "; ")
-  o.caption = o.caption or table.concat(what, "; ")
+  o.caption = o.caption or caption_of(self)
   return pb.plot.scatter(o)
 end
 

@@ -64,7 +64,8 @@ function enrichment.knockout(model, facts, given)
   local values = pb.measure(requests, { memory = o.memory, allow_unread = true })
   return parts_of(values, #facts, { #BLOCKED, model.layers },
     { axes = { "blocked", "layer" }, labels = { blocked = BLOCKED }, unit = "probability", metric = "prob of the answer",
-      name = ("attention blocked, window of %d"):format(o.window), about = { model = model.name, facts = #facts, window = o.window } })
+      name = ("attention blocked, window of %d"):format(o.window),
+      about = { model = model.name, facts = #facts, window = o.window, items = "facts", base_is = "nothing blocked" } })
 end
 
 -- enrichment.states(model, facts [, { memory = }]) -> { rank =, prob = }: grids [place, layer], what the state after each layer says about
@@ -86,7 +87,8 @@ function enrichment.states(model, facts, given)
     end
     result[kind] = parts_of(pb.measure(requests, { memory = o.memory, allow_unread = true }), #facts, { 2, model.layers },
       { axes = { "place", "layer" }, labels = { place = places }, unit = kind == "rank" and "rank" or "probability", metric = kind .. " of the answer",
-        name = kind .. " through the unembedding", about = { model = model.name, facts = #facts } })
+        name = kind .. " through the unembedding",
+        about = { model = model.name, facts = #facts, items = "facts", base_is = "at the end, after the last layer" } })
   end
   return result
 end

@@ -4,7 +4,7 @@
 local pb = require "patchbay"
 local heads = {}
 
-local function axes(model) return { axes = { "layer", "head" }, unit = "attention", about = { model = model.name } } end
+local function axes(model) return { axes = { "layer", "head" }, unit = "attention", about = { model = model.name, items = "sequences" } } end
 
 -- A mask [T, T] with weight(q, k) where it is not nil.
 function heads.mask(length, weight)

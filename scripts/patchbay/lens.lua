@@ -31,19 +31,21 @@ function lens.logits(run, given)
   return pb.stack(list)
 end
 
+local UNITS = { prob = "probability", logit = "logit", log_prob = "log probability", rank = "rank", logit_diff = "logit difference", kl = "KL divergence, nats" }
+
 -- lens.grid(run, { metric = "prob" | "logit" | "log_prob" | "rank" | "logit_diff" | "kl", answer =, wrong =, pos = "all" | list, tuned = }) -> grid [layer, pos]
 -- layer l: before layer l; the last row is the model's own prediction. kl: from that prediction.
 function lens.grid(run, given)
   local o = pb.options(given, { "answer", "wrong", "tuned", metric = "prob", pos = "all" }, "lens.grid")
   pb.one_of(o.metric, { "prob", "logit", "log_prob", "rank", "logit_diff", "kl" }, "lens.grid: metric")
   if o.metric ~= "kl" and o.answer == nil then pb.fail("lens.grid: the metric %s needs answer, a token", o.metric) end
-  local positions, requests, labels, layers = {}, {}, {}, {}
+  local positions, requests, labels, layers, rows = {}, {}, {}, {}, {}
   for p = 0, check_run(run, "lens.grid").length - 1 do positions[p + 1] = p end
   if o.pos ~= "all" then positions = type(o.pos) == "table" and o.pos or { o.pos } end
   for i, p in ipairs(positions) do positions[i] = p < 0 and p + #run or p end
   for i, p in ipairs(positions) do labels[i] = run.labels[p + 1] or pb.fail("lens.grid: position %d is not in a prompt of %d tokens", p, #run) end
   for layer, variant in ipairs(variants(run, o.tuned)) do
-    layers[layer] = layer - 1
+    layers[layer], rows[layer] = layer - 1, layer > run.model.layers and "end" or tostring(layer - 1)
     for _, p in ipairs(positions) do
       local at = { pos = p }
       local metric = o.metric == "kl" and pb.metric.kl(run, at) or o.metric == "logit_diff" and pb.metric.logit_diff(o.answer, o.wrong, at)
@@ -52,7 +54,7 @@ function lens.grid(run, given)
     end
   end
   return pb.grid { values = pb.measure(requests, { allow_unread = true }):reshape { #layers, #positions }, axes = { "layer", "pos" },
-                   coords = { layer = layers, pos = positions }, labels = { pos = labels }, unit = o.metric, metric = o.metric,
+                   coords = { layer = layers, pos = positions }, labels = { layer = rows, pos = labels }, unit = UNITS[o.metric], metric = o.metric,
                    name = (o.tuned and "tuned" or "logit") .. " lens", about = { model = run.model.name, prompt = run.text } }
 end
 

@@ -132,7 +132,7 @@ function rome.trace(model, fact, o)
   local values, low, high = measure(s, cells, o)
   local result = { low = low, high = high, answer = s.answer, scale = o.scale, positions = s.subject, clean = s.clean }
   local about = { model = model.name, prompt = s.clean.text, corruption = o.corrupt and "another prompt" or ("noise %s on the subject"):format(noise.text(o.noise)),
-                  samples = #s.corrupted, seed = o.seed, window = o.window }
+                  samples = #s.corrupted, seed = o.seed, window = o.window, base_is = "nothing restored", target_is = "clean" }
   for k, kind in ipairs(o.kinds) do
     local title = kind == "block" and "block" or ("%s, window of %d"):format(kind, o.window)
     result[kind] = pb.grid { values = values:narrow(0, (k - 1) * L * T, L * T):clone():reshape(L, T), axes = { "layer", "pos" }, labels = { pos = s.clean.labels },

@@ -103,7 +103,8 @@ function trace.average(model, facts, given)
     all.counts = tokens:gt(0):sum(0):tolist()
     all[kind] = pb.grid { values = mean, se = #kept > 1 and se or nil, axes = { "layer", "class" }, labels = { class = CLASSES }, base = 0, target = all.ate,
                           unit = "average indirect effect", metric = "prob of the answer", name = kind == "block" and kind or ("%s, window of %d"):format(kind, o.window),
-                          about = { model = model.name, facts = #kept, noise = noise.text(o.noise), samples = o.samples, window = o.window, seed = o.seed, each = each } }
+                          about = { model = model.name, facts = #kept, noise = noise.text(o.noise), samples = o.samples, window = o.window, seed = o.seed, each = each,
+                                    items = "facts", base_is = "nothing restored", target_is = "total effect" } }
   end
   return all
 end

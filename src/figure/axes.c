@@ -36,7 +36,7 @@ void pb_axes_box(pb_type *type, pb_plan *plan) {
     double widest = 0, line = pb_type_line_height(type, PB_STYLE_LABEL);
     for (int i = 0; i < plan->y.ticks.n; i++)
         widest = fmax(widest, pb_type_measure(type, PB_STYLE_LABEL, plan->y.ticks.text[i], 0).width);
-    box->left = TICK_GAP + widest + 2;
+    box->left = plan->labels_left = TICK_GAP + widest + 2;
     box->top = fmax(box->top, line / 2); /* of the uppermost tick's text */
     if (plan->x_labels.step > 0) {       /* names along x */
         box->bottom = LABEL_GAP + plan->x_labels.extent;

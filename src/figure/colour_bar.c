@@ -6,10 +6,13 @@
 enum { BAR_WIDTH = 9, TICK = 3, GAP = 3, UNIT_GAP = 7, POINT = 8, LEGEND_GAP = 8, SWATCH = 10 };
 static const char ABSENT_TEXT[] = "no value (NaN)";
 
-/* Bar ticks keep 22 points between them. */
+/* One tick for every 26 points, but at least two: one alone says no scale. */
 static void bar_ticks(const pb_colour_scale *scale, double height, pb_ticks *ticks) {
     int wanted = (int)(height / 26);
-    pb_ticks_linear(scale->low, scale->high, wanted < 2 ? 2 : wanted > 6 ? 6 : wanted, false, ticks);
+    wanted = wanted < 2 ? 2 : wanted > 6 ? 6 : wanted;
+    do
+        pb_ticks_linear(scale->low, scale->high, wanted++, false, ticks);
+    while (ticks->n < 2 && wanted <= 6);
 }
 
 static double widest_tick(pb_type *type, const pb_ticks *ticks) {

@@ -31,6 +31,7 @@ typedef struct pb_plan {
     const pb_panel *panel;
     pb_box box;
     double title_wrap, labels_below; /* set by pb_titles_box: where titles break; room between plot and x title */
+    double labels_left;              /* room between plot and y title, without what slanted labels of x stick out */
     bool hide_rows, hide_cols;       /* a neighbour shows the same labels and axis title */
 
     /* heat maps */

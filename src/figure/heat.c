@@ -98,6 +98,7 @@ static void heat_box(pb_type *type, pb_plan *plan) {
         box->left = LABEL_GAP + plan->rows.extent;
         box->top = box->bottom = out;
     }
+    plan->labels_left = box->left;
     if (!plan->hide_cols) {
         box->bottom = fmax(box->bottom, 4 + plan->cols.extent);
         box->left = fmax(box->left, plan->cols.overhang_left);

@@ -104,8 +104,10 @@ void pb_titles_box(pb_type *type, pb_plan *plan) {
     }
     if (panel->y_title && !plan->hide_rows) {
         pb_extent t = pb_type_measure(type, PB_STYLE_AXIS, panel->y_title, fmax(box->height, MIN_WRAP));
-        box->left += TITLE_GAP + t.height;
         double overhang = (t.width - box->height) / 2;
+        if (overhang > 0) /* it reaches down beside the labels of x */
+            plan->labels_left = box->left;
+        box->left = fmax(box->left, plan->labels_left + TITLE_GAP + t.height);
         box->top = fmax(box->top, overhang);
         box->bottom = fmax(box->bottom, overhang);
     }
@@ -138,6 +140,6 @@ void pb_titles_draw(pb_type *type, cairo_t *cr, const pb_plan *plan, double x, d
                      y + box->height + plan->labels_below + TITLE_GAP, (pb_anchor){0.5, 0}, 0, PB_INK);
     }
     if (panel->y_title && !plan->hide_rows)
-        pb_type_draw(type, cr, PB_STYLE_AXIS, panel->y_title, fmax(box->height, MIN_WRAP), x - box->left,
-                     y + box->height / 2, (pb_anchor){0.5, 0}, -M_PI / 2, PB_INK);
+        pb_type_draw(type, cr, PB_STYLE_AXIS, panel->y_title, fmax(box->height, MIN_WRAP),
+                     x - plan->labels_left - TITLE_GAP, y + box->height / 2, (pb_anchor){0.5, 1}, -M_PI / 2, PB_INK);
 }

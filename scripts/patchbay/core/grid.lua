@@ -104,6 +104,13 @@ local function mean(parts, changes)
   return like(first, values, t)
 end
 
+-- What the whole grid says of itself, for means of its changed parts: a part knows one prompt only.
+local function whole(grid, changes)
+  local t = { name = rawget(grid, "name") or false, metric = rawget(grid, "metric") or false, about = rawget(grid, "about") or false, labels = grid.labels }
+  for key, value in pairs(changes or {}) do t[key] = value end
+  return t
+end
+
 -- ---- normalising -----------------------------------------------------------------------------------------------------------
 
 -- What a share was made of, for captions and files: the metric of both runs.
@@ -132,7 +139,9 @@ function Grid:recovered(how)
   check(self, "recovered")
   if how ~= nil and how ~= "each" then core.raise("recovered() takes nothing, or \"each\"; got " .. core.describe(how)) end
   if not self.base or not self.target then needs_target(self) end
-  local changes = { kind = "recovered", unit = "recovered share of " .. self.unit, base = 0, target = 1, about = with_span(self.about, self) }
+  local what = self.unit:gsub("^change of ", "")
+  local unit = what:find "^estimated " and what:gsub("^estimated ", "estimated share of ") or "recovered share of " .. what
+  local changes = { kind = "recovered", unit = unit, base = 0, target = 1, about = with_span(self.about, self) }
   if not self.parts then
     local span = needs_target(self)
     return like(self, (self.values - self.base) / span, changes)
@@ -140,7 +149,7 @@ function Grid:recovered(how)
   if how == "each" then
     local each = {}
     for i, part in ipairs(self.parts) do each[i] = part:recovered() end
-    return mean(each, { about = changes.about })
+    return mean(each, whole(self, { about = changes.about }))
   end
   local span, sum = needs_target(self), nil
   local gains = {}
@@ -163,7 +172,7 @@ function Grid:change()
   if self.parts then
     local each = {}
     for i, part in ipairs(self.parts) do each[i] = part:change() end
-    return mean(each)
+    return mean(each, whole(self))
   end
   return like(self, self.values - self.base, { kind = "change", unit = "change of " .. self.unit, base = 0,
                                                target = self.target and self.target - self.base or false })
@@ -190,7 +199,7 @@ local function combine(a, b, symbol, op)
   if all_have_parts(a) and all_have_parts(b) and not (is_grid(a) and is_grid(b) and #a.parts ~= #b.parts) then
     local each = {}
     for i = 1, #grid.parts do each[i] = op(part_of(a, i), part_of(b, i)) end
-    return mean(each)
+    return mean(each, whole(grid))
   end
   local function field(x, name)
     if not is_grid(x) then return x end

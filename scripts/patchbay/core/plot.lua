@@ -5,7 +5,7 @@ local pb, core = ...
 pb.plot = {}
 
 local TITLES = { layer = "layer", pos = "position", head = "head", neuron = "neuron", dest = "attending position (dest)",
-                 src = "attended position (src)", site = "site" }
+                 src = "attended position (src)", site = "site", class = "class of token", group = "taken together", blocked = "blocked attention" }
 local TOKEN_AXES = { pos = true, dest = true, src = true }
 local MAP_FIELDS = { "title", "subtitle", "caption", "mark", "colours", "range", "numbers", "digits", "columns", "panels", "transposed", "pixel_scale" }
 
@@ -17,26 +17,48 @@ local function pick(t, names)
   return picked
 end
 
--- "raw", or how it was normalised: every figure says which.
+local function number(x) return (("%.4g"):format(x):gsub("^%-", "−")) end
+
+-- "raw", or how it was normalised: every figure says which. about.items says what a mean is over (default: pairs), about.base_is and
+-- about.target_is what the two metrics are where nothing was patched from run to run.
 local function caption_of(grid)
-  local parts = {}
+  local parts, about = {}, grid.about or {}
   if grid.kind == "value" and not (grid.metric or grid.base or grid.parts) then return nil end -- a grid of the user's own numbers
   if grid.metric then parts[1] = grid.metric end
-  local n = grid.parts and #grid.parts or grid.about and grid.about.pairs
-  if n then parts[#parts + 1] = ("mean of %d pairs"):format(n) end
+  local n = grid.parts and #grid.parts or about.pairs or about.facts
+  if n then parts[#parts + 1] = ("mean of %d %s"):format(n, about.items or "pairs") end
   if grid.kind == "recovered" then
-    local base, target = grid.about and grid.about.base_metric, grid.about and grid.about.target_metric
-    parts[#parts + 1] = ("recovered share: %s, where base is the metric of the run that was patched%s, target that of the run the values come from%s"):format(
+    parts[#parts + 1] = ("%s: %s, where base is the metric of the run that was patched%s, target that of the run the values come from%s"):format(
+      grid.unit:find "^estimated" and "estimated share" or "recovered share",
       n and "mean of (x − base) divided by mean of (target − base)" or "(x − base) / (target − base)",
-      base and (" (%.4g)"):format(tonumber(base)) or "", target and (" (%.4g)"):format(tonumber(target)) or "")
+      about.base_metric and (" (%s)"):format(number(tonumber(about.base_metric))) or "",
+      about.target_metric and (" (%s)"):format(number(tonumber(about.target_metric))) or "")
   elseif grid.kind == "change" then
     parts[#parts + 1] = "change against the run without the patch"
   else
     parts[#parts + 1] = "raw values"
-    if grid.base then parts[#parts + 1] = ("without the patch %.4g"):format(grid.base) end
-    if grid.target then parts[#parts + 1] = ("in the run that the values come from %.4g"):format(grid.target) end
+    if grid.base then parts[#parts + 1] = ("%s %s"):format(about.base_is or "without the patch", number(grid.base)) end
+    if grid.target then parts[#parts + 1] = ("%s %s"):format(about.target_is or "in the run that the values come from", number(grid.target)) end
   end
   return table.concat(parts, "; ")
+end
+
+-- The captions of several grids as one text: each once, behind the names of the grids that it is of, if it is not of all.
+local function captions_of(grids)
+  local list, names, with = {}, {}, 0
+  for _, grid in ipairs(grids) do
+    local caption = caption_of(grid)
+    if caption then
+      with = with + 1
+      if not names[caption] then list[#list + 1], names[caption] = caption, {} end
+      table.insert(names[caption], grid.name)
+    end
+  end
+  if #list == 1 and with == #grids then return list[1] end
+  for i, caption in ipairs(list) do
+    if #names[caption] > 0 then list[i] = table.concat(names[caption], ", ") .. ": " .. caption end
+  end
+  return #list > 0 and table.concat(list, ".\n") or nil
 end
 
 -- Which two axes make the plane: positions or heads against layers, dest against src, else the last two.
@@ -85,7 +107,7 @@ local function draw_plane(figure, grid, options, title)
   if transposed then x, y = y, x end
   figure:heatmap {
     values = values, title = title, subtitle = options.subtitle, x_title = x, y_title = y,
-    row_labels = grid.labels[row], col_labels = col and grid.labels[col] or { grid.metric or grid.unit },
+    row_labels = grid.labels[row], col_labels = col and grid.labels[col] or { "" },
     marked_rows = marks_on(grid, row, options.mark), marked_cols = col and marks_on(grid, col, options.mark),
     transposed = transposed, causal = row == "dest" and col == "src" and #grid.coords.dest == #grid.coords.src,
     unit = grid.unit, colours = options.colours, range = options.range, numbers = options.numbers, digits = options.digits,
@@ -235,7 +257,7 @@ function pb.plot.scatter(t)
   for _, name in ipairs { "x", "y" } do
     local data = t[name]
     if core.grid.is(data) then
-      panel[name .. "_title"] = panel[name .. "_title"] or data.name or data.unit
+      panel[name .. "_title"] = panel[name .. "_title"] or (data.name and data.name .. ", " or "") .. data.unit
       data = data.values:contiguous():reshape(-1)
     end
     panel[name] = data
@@ -247,13 +269,11 @@ end
 function pb.plot.panels(t)
   fields(t, { "mark", "scales", "colours", "range", "numbers", "panels" }, math.maxinteger, "pb.plot.panels")
   if #t == 0 then core.raise("pb.plot.panels needs grids: pb.plot.panels { grid, grid:recovered() }") end
-  local captions, seen, options = {}, {}, pick(t, FIGURE_FIELDS)
+  local options = pick(t, FIGURE_FIELDS)
   for i, grid in ipairs(t) do
     if not core.grid.is(grid) then core.raise(("pb.plot.panels: entry %d must be a grid, got %s"):format(i, core.describe(grid))) end
-    local caption = caption_of(grid)
-    if caption and not seen[caption] then captions[#captions + 1], seen[caption] = (grid.name and grid.name .. ": " or "") .. caption, true end
   end
-  options.caption, options.scales = options.caption or (#captions > 0 and table.concat(captions, ". ") or nil), t.scales
+  options.caption, options.scales = options.caption or captions_of(t), t.scales
   options.facts = options.facts or core.facts(t[1])
   local figure = pb.figure(options)
   for _, grid in ipairs(t) do
