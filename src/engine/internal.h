@@ -146,7 +146,10 @@ typedef struct pb_row_sets {
     uint8_t *z;     /* rows of attention output, resid_mid and mlp */
     uint8_t *post;  /* rows present at the end of the layer */
     uint8_t *dirty; /* rows that may differ from the base's afterwards (the others are dropped) */
+    uint8_t *held;  /* scratch */
     int32_t n_pre, n_a, n_q, n_z, n_post;
+    bool attn_held,
+        mlp_held; /* hook_attn_out (hook_mlp_out) is put in whole at all z rows: nothing reads what it would be */
 } pb_row_sets;
 
 size_t pb_row_sets_size(int32_t T); /* bytes of scratch for pb_row_sets_init */
@@ -252,6 +255,7 @@ typedef struct pb_member {
     int64_t a0, q0, z0;           /* first row in the group's buffers */
     uint8_t *dirty;               /* [T] afterwards */
     bool skip_mlp;                /* nothing after attention is wanted */
+    bool attn_held, mlp_held;     /* as pb_row_sets */
     const float **k_row, **v_row; /* [T] rows of keys and values (all kv heads) */
     const float **q_row;          /* [n_z] rows of queries (all heads) */
 } pb_member;
@@ -271,8 +275,8 @@ typedef struct pb_group {
     const pb_spec *spec;
     const pb_layer *weights;
     int layer;
-    pb_member *members;
-    size_t n;
+    pb_member *members; /* in this order: whose mlp is held, whose is not, whose attention is held, both */
+    size_t n, n_mlp_held, n_attn_held, n_both_held;
     int64_t n_a, n_q, n_z;
     float *normed;           /* [n_a][D] */
     float *q, *k, *v;        /* [n_q][H dh], [n_a][KV dh] */
@@ -288,6 +292,12 @@ typedef struct pb_group {
 pb_status pb_group_attention(pb_group *group, pb_error *err); /* attention.c: z of all members */
 pb_status pb_group_project(pb_group *group, pb_error *err);   /* project.c: q, k, v of all members */
 pb_status pb_group_mlp(pb_group *group, pb_error *err);       /* mlp.c: resid_mid -> resid_post */
+/* Members from .. from + n as a group of their own, with its part of the z rows' buffers (q, k, v are the whole group's). Until
+ * pb_group_rejoin their z0 count from its first row. */
+pb_group pb_group_part(const pb_group *group, size_t from, size_t n);
+void pb_group_rejoin(const pb_group *group, const pb_group *part);
+/* Zeros in the z rows of a buffer [n_z][D] of the members from .. from + n: a patch will replace them. */
+void pb_group_clear(const pb_group *group, size_t from, size_t n, float *buffer);
 /* Buffers for the group's row counts, in the pass's scratch. */
 pb_status pb_group_carve(pb_group *group, pb_error *err);
 pb_status pb_group_attention_output(pb_group *group, pb_error *err);                        /* layer.c: z -> attn_out */

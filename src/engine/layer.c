@@ -156,6 +156,88 @@ pb_status pb_group_attention_output(pb_group *g, pb_error *err) {
     return pb_group_visit(g, PB_SITE_ATTN_OUT, g->attn_out, D, 0, err);
 }
 
+/* ---- members whose attn_out or mlp_out is put in by patches ------------------------------------------------------------------ */
+
+pb_group pb_group_part(const pb_group *g, size_t from, size_t n) {
+    const pb_spec *s = g->spec;
+    pb_group part = *g;
+    int64_t D = s->d_model, qw = (int64_t)s->heads * s->d_head, M = s->experts ? 0 : s->d_mlp,
+            row0 = n > 0 ? g->members[from].z0 : 0;
+    part.members = g->members + from;
+    part.n = n;
+    part.n_mlp_held = part.n_attn_held = part.n_both_held = 0;
+    part.n_z = 0;
+    for (size_t i = 0; i < n; i++) {
+        part.members[i].z0 -= row0;
+        part.n_z += part.members[i].n_z;
+    }
+    part.z += row0 * qw;
+    part.attn_out += row0 * D;
+    part.mlp_in += row0 * D;
+    part.mlp_out += row0 * D;
+    part.hidden += row0 * M;
+    part.pre += row0 * M;
+    part.linear = g->linear ? g->linear + row0 * M : NULL;
+    return part;
+}
+
+void pb_group_rejoin(const pb_group *g, const pb_group *part) {
+    int64_t row0 = (part->z - g->z) / ((int64_t)g->spec->heads * g->spec->d_head);
+    for (size_t i = 0; i < part->n; i++)
+        part->members[i].z0 += row0;
+}
+
+void pb_group_clear(const pb_group *g, size_t from, size_t n, float *buffer) {
+    int64_t D = g->spec->d_model;
+    for (size_t i = from; i < from + n; i++)
+        memset(buffer + g->members[i].z0 * D, 0, (size_t)(g->members[i].n_z * D) * sizeof *buffer);
+}
+
+/* Members in the order that pb_group states, so that those with attention lie together, and those with an mlp. */
+static pb_status order_members(pb_group *g, pb_arena *arena, pb_error *err) {
+    size_t count[4] = {0}, n = 0;
+    for (size_t i = 0; i < g->n; i++)
+        count[g->members[i].attn_held * 2 + (g->members[i].mlp_held == g->members[i].attn_held)]++;
+    g->n_mlp_held = count[0]; /* class 0: mlp held; 1: neither; 2: attention held; 3: both */
+    g->n_attn_held = count[2];
+    g->n_both_held = count[3];
+    if (count[1] == g->n)
+        return PB_OK;
+    pb_member *ordered = pb_arena_get(arena, g->n * sizeof *ordered);
+    if (!ordered)
+        return pb_fail_memory(err, g->pass->ctx, g->n * sizeof *ordered, "a group of variants");
+    for (size_t which = 0; which < 4; which++)
+        for (size_t i = 0; i < g->n; i++) {
+            const pb_member *m = &g->members[i];
+            if ((size_t)(m->attn_held * 2 + (m->mlp_held == m->attn_held)) == which)
+                ordered[n++] = *m;
+        }
+    g->members = ordered;
+    g->n_z = 0;
+    for (size_t i = 0; i < g->n; i++) {
+        ordered[i].z0 = g->n_z;
+        g->n_z += ordered[i].n_z;
+    }
+    return PB_OK;
+}
+
+/* z -> attn_out of the members that have attention; the others' is put in by their patches. */
+static pb_status attend(pb_group *g, pb_error *err) {
+    size_t held = g->n_attn_held + g->n_both_held, n = g->n - held;
+    pb_group part = pb_group_part(g, 0, n), rest;
+    if (n > 0)
+        PB_TRY(pb_group_attention(&part, err)); /* the members from the first on: z0 are as they were */
+    if (n > 0)
+        PB_TRY(pb_group_attention_output(&part, err));
+    if (held == 0)
+        return PB_OK;
+    pb_group_clear(g, n, held, g->attn_out);
+    rest = *g;
+    rest.members += n;
+    rest.n = held;
+    return pb_group_visit(&rest, PB_SITE_ATTN_OUT, g->attn_out, g->spec->d_model, 0, err);
+}
+
 /* ---- groups ----------------------------------------------------------------------------------------------------------------------------- */
 
 static pb_status add_member(pb_group *g, pb_arena *arena, pb_lane *lane, pb_error *err) {
@@ -190,6 +272,8 @@ static pb_status add_member(pb_group *g, pb_arena *arena, pb_lane *lane, pb_erro
     m->z0 = g->n_z;
     /* norms after the addition come later than their place in the list of sites says */
     bool late_ln1 = g->spec->norm_place == PB_NORM_POST_ADD && lane->stop_kind >= PB_SITE_LN1_SCALE;
+    m->attn_held = sets.attn_held;
+    m->mlp_held = sets.mlp_held;
     m->skip_mlp = lane->stop_layer == g->layer && lane->stop_kind < PB_SITE_RESID_MID && !late_ln1;
     g->n_a += m->n_a;
     g->n_q += m->n_q;
@@ -231,8 +315,7 @@ static pb_status run_group(pb_group *g, pb_error *err) {
         skip_mlp = skip_mlp && g->members[i].skip_mlp;
     PB_TRY(pb_group_carve(g, err));
     PB_TRY(pb_group_project(g, err));
-    PB_TRY(pb_group_attention(g, err));
-    PB_TRY(pb_group_attention_output(g, err));
+    PB_TRY(attend(g, err));
     if (skip_mlp)
         return PB_OK;
     for (size_t i = 0; i < g->n; i++)
@@ -305,6 +388,8 @@ pb_status pb_layer_run(pb_pass *pass, int layer, pb_lane **lanes, size_t n, pb_e
             taken += lanes[i]->cap;
             status = add_member(&group, &arena, lanes[i++], err);
         }
+        if (status == PB_OK)
+            status = order_members(&group, &arena, err);
         if (status == PB_OK)
             status = run_group(&group, err);
         if (status == PB_OK)

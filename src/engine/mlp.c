@@ -153,6 +153,41 @@ static pb_status visit_stream(pb_group *g, pb_site_kind kind, pb_error *err) {
     return PB_OK;
 }
 
+/* What the mlp adds: [n_z][D] mlp_in -> mlp_out, with the norms before and after it. */
+static pb_status mlp_output(pb_group *g, pb_error *err) {
+    const pb_spec *spec = g->spec;
+    const pb_layer *w = g->weights;
+    int64_t D = spec->d_model;
+    float *in = g->mlp_in, *out = g->mlp_out;
+    if (spec->block == PB_BLOCK_PARALLEL_SHARED)
+        gather_shared(g, in);
+    else if (spec->norm_place == PB_NORM_PRE || spec->norm_place == PB_NORM_SANDWICH)
+        PB_TRY(pb_group_norm(g, w->ln2, in, PB_SITE_LN2_SCALE, err));
+    PB_TRY(spec->experts ? pb_group_experts(g, in, out, err) : dense_mlp(g, in, out, err));
+    if (!output_is_read(g))
+        return PB_OK;
+    if (g->saved && g->saved->mlp_raw)
+        memcpy(g->saved->mlp_raw, out, (size_t)(g->n_z * D) * sizeof *out);
+    if (spec->norm_place == PB_NORM_SANDWICH || spec->norm_place == PB_NORM_OUTPUT)
+        PB_TRY(pb_group_norm(g, w->ln2_post, out, PB_SITE_LN2_POST_SCALE, err));
+    if (spec->residual_scale != 1.0f)
+        pb_vec_scale(spec->residual_scale, out, g->n_z * D);
+    return PB_OK;
+}
+
+/* Of the members whose mlp_out no patch puts in whole; zeros for the others, in whose place it will come. */
+static pb_status mlp_of_members(pb_group *g, pb_error *err) {
+    size_t first = g->n_mlp_held, n = g->n - first - g->n_both_held;
+    pb_group_clear(g, 0, first, g->mlp_out);
+    pb_group_clear(g, first + n, g->n_both_held, g->mlp_out);
+    if (n == 0)
+        return PB_OK;
+    pb_group part = pb_group_part(g, first, n);
+    pb_status status = mlp_output(&part, err);
+    pb_group_rejoin(g, &part);
+    return status;
+}
+
 pb_status pb_group_mlp(pb_group *g, pb_error *err) {
     const pb_spec *spec = g->spec;
     const pb_layer *w = g->weights;
@@ -169,19 +204,9 @@ pb_status pb_group_mlp(pb_group *g, pb_error *err) {
     PB_TRY(pb_group_visit(g, PB_SITE_MLP_IN, in, D, 0, err));
     if (g->saved)
         memcpy(g->saved->mid, in, (size_t)(g->n_z * D) * sizeof *in);
-    if (spec->block == PB_BLOCK_PARALLEL_SHARED)
-        gather_shared(g, in);
-    else if (spec->norm_place == PB_NORM_PRE || spec->norm_place == PB_NORM_SANDWICH)
-        PB_TRY(pb_group_norm(g, w->ln2, in, PB_SITE_LN2_SCALE, err));
-    PB_TRY(spec->experts ? pb_group_experts(g, in, out, err) : dense_mlp(g, in, out, err));
+    PB_TRY(mlp_of_members(g, err));
     if (!output_is_read(g))
         return PB_OK;
-    if (g->saved && g->saved->mlp_raw)
-        memcpy(g->saved->mlp_raw, out, (size_t)(g->n_z * D) * sizeof *out);
-    if (spec->norm_place == PB_NORM_SANDWICH || spec->norm_place == PB_NORM_OUTPUT)
-        PB_TRY(pb_group_norm(g, w->ln2_post, out, PB_SITE_LN2_POST_SCALE, err));
-    if (spec->residual_scale != 1.0f)
-        pb_vec_scale(spec->residual_scale, out, g->n_z * D);
     PB_TRY(pb_group_visit(g, PB_SITE_MLP_OUT, out, D, 0, err));
     if (parallel)
         add_to_lanes(g, g->attn_out);

@@ -46,7 +46,7 @@ bool pb_lane_touches(const pb_lane *lane, int layer, pb_site_kind kind) {
 
 /* ---- row sets -------------------------------------------------------------------------------------------------------------- */
 
-size_t pb_row_sets_size(int32_t T) { return (size_t)T * 6; }
+size_t pb_row_sets_size(int32_t T) { return (size_t)T * 7; }
 
 void pb_row_sets_init(pb_row_sets *sets, void *scratch, int32_t T) {
     uint8_t *p = scratch;
@@ -57,6 +57,7 @@ void pb_row_sets_init(pb_row_sets *sets, void *scratch, int32_t T) {
     sets->z = p + 3 * (size_t)T;
     sets->post = p + 4 * (size_t)T;
     sets->dirty = p + 5 * (size_t)T;
+    sets->held = p + 6 * (size_t)T;
 }
 
 static void add_edit_rows(const pb_edit *e, uint8_t *mask) {
@@ -113,6 +114,42 @@ static bool captures_inside(const pb_lane *lane, int layer) {
     return false;
 }
 
+/* Is the site `out` of the layer put in whole at all rows of the mask, and does nobody look at first .. out, what it is made of? */
+static bool is_held(const pb_lane *lane, int layer, pb_site_kind first, pb_site_kind out, int32_t width,
+                    const uint8_t *rows, uint8_t *held) {
+    if (!pb_lane_touches(lane, layer, out))
+        return false;
+    for (size_t i = 0; i < lane->n_captures; i++) {
+        pb_site s = lane->captures[i].site;
+        if (s.layer == layer && s.kind >= first && s.kind < out)
+            return false;
+    }
+    memset(held, 0, (size_t)lane->T);
+    for (size_t i = 0; i < lane->n_edits; i++) {
+        const pb_edit *e = &lane->edits[i];
+        if (e->layer != layer || e->kind < first || e->kind > out)
+            continue;
+        bool checked = e->own && lane->check_experts && pb_site_has_expert(e->kind);
+        if (e->patch->op == PB_PATCH_FN || checked) /* wants the values, or to know whether they exist */
+            return false;
+        if (e->kind == out && e->patch->op == PB_PATCH_SET && e->n[2] == width)
+            add_edit_rows(e, held);
+    }
+    for (int32_t p = 0; p < lane->T; p++)
+        if (rows[p] && !held[p])
+            return false;
+    return true;
+}
+
+/* Attention's output and the mlp's, where they are held. Shared norms: what the mlp reads has the patches at attention's. */
+static void find_held(const pb_spec *spec, const pb_lane *lane, int layer, pb_row_sets *s) {
+    int32_t D = spec->d_model;
+    bool shared = spec->block == PB_BLOCK_PARALLEL_SHARED &&
+                  pb_lane_touches_range(lane, layer, PB_SITE_LN1_SCALE, PB_SITE_LN1_NORMALIZED);
+    s->attn_held = !shared && is_held(lane, layer, PB_SITE_ATTN_IN, PB_SITE_ATTN_OUT, D, s->z, s->held);
+    s->mlp_held = is_held(lane, layer, PB_SITE_MLP_IN, PB_SITE_MLP_OUT, D, s->z, s->held);
+}
+
 void pb_lane_rows(const pb_spec *spec, const pb_lane *lane, int layer, pb_row_sets *s) {
     int32_t T = lane->T;
     size_t bytes = (size_t)T;
@@ -167,11 +204,17 @@ void pb_lane_rows(const pb_spec *spec, const pb_lane *lane, int layer, pb_row_se
         s->q[p] = s->q[p] && p < lane->limit;
     }
     for (int32_t p = 0; p < T; p++) {
-        bool touched = s->q[p];
         s->dirty[p] = s->z[p] | s->post[p];
-        if (all) {
-            s->a[p] = s->q[p] = s->z[p] = 1;
-            s->pre[p] = 1;
+        s->z[p] = s->z[p] | all;
+    }
+    find_held(spec, lane, layer, s);
+    for (int32_t p = 0; p < T; p++) {
+        bool touched = s->q[p];
+        if (s->attn_held && !lane->keep) { /* a run that is made remembers its queries, keys and values */
+            s->a[p] = s->q[p] = 0;
+            s->pre[p] = s->pre[p] | all; /* rows that differ stay: a capture of resid_pre shows them */
+        } else if (all) {
+            s->a[p] = s->q[p] = s->pre[p] = 1;
         } else {
             s->a[p] = s->a[p] | (touched & s->z[p]);
             s->q[p] = s->a[p] & s->z[p];
@@ -259,10 +302,11 @@ static double layer_flops(const pb_spec *spec, int layer, const pb_row_sets *s, 
     for (int32_t p = 0; p < T; p++)
         if (s->z[p])
             keys += w->window && p >= w->window ? (double)w->window : p + 1.0;
-    double mlp = (spec->gated ? 3.0 : 2.0) * D * spec->d_mlp;
+    double mlp = (spec->gated ? 3.0 : 2.0) * D * spec->d_mlp, attention = keys * heads * 2.0 + s->n_z * heads * D;
     if (spec->experts > 0)
         mlp = mlp * spec->experts_per_token + D * spec->experts;
-    return 2.0 * (s->n_a * D * 2.0 * kv + s->n_q * D * heads + keys * heads * 2.0 + s->n_z * (heads * D + mlp));
+    return 2.0 * (s->n_a * D * 2.0 * kv + s->n_q * D * heads + (s->attn_held ? 0 : attention) +
+                  (s->mlp_held ? 0 : s->n_z * mlp));
 }
 
 pb_status pb_lane_cost(const pb_spec *spec, const pb_lane *lane, pb_cost *cost, pb_error *err) {
