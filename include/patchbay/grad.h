@@ -20,6 +20,11 @@ typedef struct pb_grad_request {
     double weight;           /* the gradient is that of weight * metric */
     const pb_site *sites;    /* [n_sites] */
     size_t n_sites;
+    /* [n_stops] the gradient does not flow back through these: what the site has counts as a constant (as PyTorch's detach), as
+     * if its own value were patched in. The gradient at a stop itself is what it is without. With every hook_scale of the norms:
+     * the gradient of the model with its norms frozen. */
+    const pb_site *stops;
+    size_t n_stops;
 } pb_grad_request;
 
 typedef struct pb_grad_options {

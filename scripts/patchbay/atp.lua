@@ -77,14 +77,13 @@ end
 local OPTIONS = { "site", "over", "layer", "pos", "head", "neuron", "dest", "src", "memory", metric = "logit_diff", direction = "noising",
                   qk_fix = true, query_heads = false }
 
--- Gradients of pair i without what passes through one layer's attention and MLP, a list by layer: both are held at their own
--- values, and nothing is passed on through a value that was put in.
+-- Gradients of pair i without what passes through one layer's attention and MLP, a list by layer.
 local function dropped_gradients(set, i, into, plan, o)
   local run, requests, sites = set[i][into], {}, atp.sites(plan)
   for _, layer in ipairs(plans.layers(plan)) do sites[#sites + 1] = { site = plan.info.name, layer = layer or nil } end
   for drop = 0, set.model.layers - 1 do
     requests[drop + 1] = { run = run, metric = set:metric(o.metric, i), sites = sites,
-                           patches = { { site = { "attn_out", "mlp_out" }, layer = drop, from = run } } }
+                           stop = { { site = "attn_out", layer = drop }, { site = "mlp_out", layer = drop } } }
   end
   return pb.grad(requests, { memory = o.memory })
 end

@@ -79,13 +79,15 @@ static pb_status check_differentiable(const pb_grad_request *r, pb_error *err) {
                            "the patch at '%s' is a function, through which no gradient can be taken; say it with "
                            "value, add or scale",
                            pb_site_name(r->run->patches->items[i].site, name, sizeof name));
-    for (size_t i = 0; i < r->n_sites; i++)
-        if (!pb_site_exists(r->run->model, r->sites[i]))
+    for (size_t i = 0; i < r->n_sites + r->n_stops; i++) {
+        pb_site site = i < r->n_sites ? r->sites[i] : r->stops[i - r->n_sites];
+        if (!pb_site_exists(r->run->model, site))
             return pb_fail(err, PB_ERR_ARGUMENT, "site '%s' does not exist in this model",
-                           pb_site_name(r->sites[i], name, sizeof name));
-        else if (r->sites[i].kind == PB_SITE_EXPERT_INDICES)
+                           pb_site_name(site, name, sizeof name));
+        if (site.kind == PB_SITE_EXPERT_INDICES)
             return pb_fail(err, PB_ERR_ARGUMENT, "the choice of experts has no derivative (site '%s')",
-                           pb_site_name(r->sites[i], name, sizeof name));
+                           pb_site_name(site, name, sizeof name));
+    }
     return PB_OK;
 }
 

@@ -31,10 +31,10 @@ typedef struct pb_back {
     float *d_post, *d_pre, *d_linear; /* [rows][d_mlp] */
 } pb_back;
 
-/* Does anybody want gradients at these sites, or is anything patched there? */
+/* Does anybody want gradients at these sites, does the gradient end at one, or is anything patched there? */
 bool pb_back_touches(const pb_back *back, size_t lane, int layer, pb_site_kind first, pb_site_kind last);
-bool pb_back_wants(const pb_back *back, size_t lane, int layer, pb_site_kind kind);
-/* For lane i: note the gradient at the site, then take it back through the site's patches. */
+bool pb_back_stops(const pb_back *back, size_t lane, pb_site site); /* does the gradient end there? */
+/* For lane i: note the gradient at the site, then take it back through the site's patches; a stop lets nothing through. */
 pb_status pb_back_visit(pb_back *back, size_t i, int layer, pb_site_kind kind, const pb_view *view, pb_error *err);
 /* The same for all lanes and a buffer of all rows [rows][heads][width] (heads 0: none). */
 pb_status pb_back_visit_all(pb_back *back, int layer, pb_site_kind kind, float *buffer, int heads, int64_t width,

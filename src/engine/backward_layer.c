@@ -73,7 +73,8 @@ static pb_status result_back(pb_back *b, size_t i, int layer, pb_error *err) {
             memcpy(parts + r * row + h * D, b->d_attn + (b->info[i].row0 + r) * D, (size_t)D * sizeof *parts);
     pb_view view = {parts, lane->pos, lane->T, row, D, (int32_t)H, (int32_t)D};
     pb_status status = pb_back_visit(b, i, layer, PB_SITE_RESULT, &view, err);
-    bool patched = pb_lane_touches(lane, layer, PB_SITE_RESULT);
+    bool patched =
+        pb_lane_touches(lane, layer, PB_SITE_RESULT) || pb_back_stops(b, i, (pb_site){PB_SITE_RESULT, layer});
     for (int64_t h = 0; h < H && patched && status == PB_OK; h++) {
         pb_matrix head = pb_matrix_inputs(&b->group.weights->o, h * dh, dh);
         status = pb_linear_input_grad(ctx, parts + h * D, row, lane->T, &head,
@@ -226,7 +227,7 @@ static pb_status inputs_back(pb_back *b, const float *d, int32_t T, int heads, c
 }
 
 /* attn_in, q_input, k_input, v_input of one lane. If they are patched, this is also the lane's way back to the residual
- * stream: its gradients at q, k and v are then taken out of the common way. */
+ * stream: its gradients at q, k and v are then taken out of the common way, as they are where the gradient stops. */
 static pb_status split_back(pb_back *b, size_t i, int layer, pb_error *err) {
     const pb_spec *spec = b->pass.spec;
     pb_context *ctx = b->pass.ctx;
@@ -284,14 +285,19 @@ static pb_status split_back(pb_back *b, size_t i, int layer, pb_error *err) {
         }
     if (status == PB_OK)
         status = pb_back_visit(b, i, layer, PB_SITE_ATTN_IN, &q_view, err);
-    if (status == PB_OK && patched) {
+    bool all = pb_back_stops(b, i, (pb_site){PB_SITE_ATTN_IN, layer});
+    bool stop_q = patched || all || pb_back_stops(b, i, (pb_site){PB_SITE_Q_INPUT, layer}),
+         stop_k = patched || all || pb_back_stops(b, i, (pb_site){PB_SITE_K_INPUT, layer}),
+         stop_v = patched || all || pb_back_stops(b, i, (pb_site){PB_SITE_V_INPUT, layer});
+    if (stop_q)
         memset(b->dq + row0 * H * dh, 0, (size_t)(T * H * dh) * sizeof *d);
+    if (stop_k)
         memset(b->dk + row0 * KV * dh, 0, (size_t)(T * KV * dh) * sizeof *d);
+    if (stop_v)
         memset(b->dv + row0 * KV * dh, 0, (size_t)(T * KV * dh) * sizeof *d);
-        for (int64_t r = 0; r < T; r++)
-            for (int64_t h = 0; h < H; h++)
-                pb_vec_add(b->dx + (row0 + r) * D, d + (r * H + h) * D, b->dx + (row0 + r) * D, D);
-    }
+    for (int64_t r = 0; r < T && patched && status == PB_OK; r++)
+        for (int64_t h = 0; h < H; h++)
+            pb_vec_add(b->dx + (row0 + r) * D, d + (r * H + h) * D, b->dx + (row0 + r) * D, D);
     pb_free(x);
     return status;
 }

@@ -6,28 +6,52 @@
 
 /* ---- visits ---------------------------------------------------------------------------------------------------------------- */
 
-bool pb_back_wants(const pb_back *back, size_t lane, int layer, pb_site_kind kind) {
-    const pb_back_info *info = &back->info[lane];
+static bool is_at(pb_site site, int layer, pb_site_kind kind) {
+    return site.kind == kind && (site.layer == layer || kind >= PB_SITE_LN_FINAL_SCALE);
+}
+
+static bool wants(const pb_back_info *info, int layer, pb_site_kind kind) {
     for (size_t i = 0; i < info->n_grads; i++)
-        if (info->grads[i].site.kind == kind && (info->grads[i].site.layer == layer || kind >= PB_SITE_LN_FINAL_SCALE))
+        if (is_at(info->grads[i].site, layer, kind))
+            return true;
+    for (size_t i = 0; i < info->request->n_stops; i++)
+        if (is_at(info->request->stops[i], layer, kind))
+            return true;
+    return false;
+}
+
+bool pb_back_stops(const pb_back *back, size_t lane, pb_site site) {
+    const pb_grad_request *request = back->info[lane].request;
+    for (size_t i = 0; i < request->n_stops; i++)
+        if (is_at(request->stops[i], site.layer, site.kind) && request->stops[i].expert == site.expert)
             return true;
     return false;
 }
 
 bool pb_back_touches(const pb_back *back, size_t lane, int layer, pb_site_kind first, pb_site_kind last) {
     for (int kind = (int)first; kind <= (int)last; kind++)
-        if (pb_back_wants(back, lane, layer, (pb_site_kind)kind))
+        if (wants(&back->info[lane], layer, (pb_site_kind)kind))
             return true;
     return pb_lane_touches_range(&back->lanes[lane], layer, first, last);
+}
+
+static void clear_view(const pb_view *view, bool by_head, int32_t T) {
+    int32_t heads = view->heads ? view->heads : 1;
+    for (int32_t r = 0; r < view->n_rows; r++)
+        for (int32_t h = 0; h < heads; h++)
+            memset(view->data + r * view->row_stride + h * view->head_stride, 0,
+                   (size_t)(by_head ? T : view->width) * sizeof *view->data);
 }
 
 pb_status pb_back_visit(pb_back *back, size_t i, int layer, pb_site_kind kind, const pb_view *view, pb_error *err) {
     const pb_back_info *info = &back->info[i];
     bool by_head = pb_site_describe(back->pass.model, kind).shape == PB_SHAPE_HEAD_POS_POS;
-    for (size_t g = 0; g < info->n_grads; g++) {
-        pb_site s = info->grads[g].site;
-        if (s.kind == kind && s.expert == view->expert && (s.layer == layer || kind >= PB_SITE_LN_FINAL_SCALE))
+    for (size_t g = 0; g < info->n_grads; g++)
+        if (is_at(info->grads[g].site, layer, kind) && info->grads[g].site.expert == view->expert)
             pb_capture_fill(&info->grads[g], view, by_head);
+    if (pb_back_stops(back, i, (pb_site){kind, layer, view->expert})) {
+        clear_view(view, by_head, back->lanes[i].T);
+        return PB_OK;
     }
     return pb_visit_back(&back->pass, &back->lanes[i], layer, kind, view, err);
 }

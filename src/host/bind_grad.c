@@ -86,8 +86,8 @@ static void read_weights(lua_State *L, grad_call *call, const pb_model *model) {
 
 /* ---- requests --------------------------------------------------------------------------------------------------------- */
 
-/* The list of full names on top, as sites in the batch's memory. */
-static const pb_site *read_sites(lua_State *L, const pb_run *run, size_t *n) {
+/* The list of full names on top, as sites in the batch's memory; field: for messages. */
+static const pb_site *read_sites(lua_State *L, const pb_run *run, const char *field, size_t *n) {
     pb_site *sites = NULL;
     *n = 0;
     if (lua_type(L, -1) != LUA_TTABLE)
@@ -97,7 +97,7 @@ static const pb_site *read_sites(lua_State *L, const pb_run *run, size_t *n) {
         sites = pb_batch_memory(L, pb_check_batch(L, BATCH), *n * sizeof *sites);
     for (size_t i = 0; i < *n; i++) {
         lua_rawgeti(L, -1, (lua_Integer)i + 1);
-        const char *name = pb_check_text(L, -1, "sites", NULL);
+        const char *name = pb_check_text(L, -1, field, NULL);
         PB_LUA(L, pb_site_parse(pb_run_model(run), name, false, 0, &sites[i], pb_lua_error(L)));
         lua_pop(L, 1);
     }
@@ -105,7 +105,7 @@ static const pb_site *read_sites(lua_State *L, const pb_run *run, size_t *n) {
 }
 
 static void read_request(lua_State *L, grad_call *call, size_t i) {
-    static const char *const fields[] = {"run", "metric", "sites", "weight", NULL};
+    static const char *const fields[] = {"run", "metric", "sites", "stop", "weight", NULL};
     int top = lua_gettop(L);
     if (lua_rawgeti(L, REQUESTS, (lua_Integer)i + 1) != LUA_TTABLE)
         pb_bad_argument(L, "requests", "must be tables { run =, metric =, sites = }: entry %d is not", (int)i + 1);
@@ -117,10 +117,13 @@ static void read_request(lua_State *L, grad_call *call, size_t i) {
     pb_push_field(L, entry, "metric");
     const pb_metric *metric = pb_batch_metric(L, BATCH, lua_gettop(L), run);
     pb_batch_begin(L, BATCH, run_index, metric, 0); /* the batch keeps both alive */
-    pb_push_field(L, entry, "sites");
+    pb_push_field(L, entry, "stop");
     pb_grad_request *request = &call->requests[i];
     *request = (pb_grad_request){.run = run, .metric = metric, .weight = pb_field_number(L, entry, "weight", 1)};
-    request->sites = read_sites(L, run, &request->n_sites);
+    request->stops = read_sites(L, run, "stop", &request->n_stops);
+    lua_pop(L, 1);
+    pb_push_field(L, entry, "sites");
+    request->sites = read_sites(L, run, "sites", &request->n_sites);
     lua_settop(L, top);
 }
 
@@ -165,7 +168,7 @@ static void push_results(lua_State *L, const grad_call *call) {
     }
 }
 
-/* grad(list of { run =, metric =, sites = list of full names, weight = 1 } [, { weights =, memory = }])
+/* grad(list of { run =, metric =, sites =, stop = lists of full names, weight = 1 } [, { weights =, memory = }])
  * -> list of { value =, [site] = tensor }, { [weight's name] = tensor }. Weights: summed over all requests. */
 static int grad(lua_State *L) {
     static const char *const fields[] = {"weights", "memory", NULL};

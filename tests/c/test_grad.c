@@ -609,6 +609,122 @@ static void grad__of_long_sequences__is_that_of_whole_patterns(void **state) {
     pb_context_unref(ctx);
 }
 
+/* ---- where the gradient ends ------------------------------------------------------------------------------------------------------------ */
+
+/* The gradient that ends at a site is that of the run whose own values are patched in there: of some site before and of some
+ * after each, and of the weights where both can be had. Not for patches at a head's own input: beside them ln1 has no
+ * gradient, beside stops it has. */
+static void check_stop(pb_run *run, const pb_metric *metric, pb_site stop, const char *label, double tolerance) {
+    pb_model *model = pb_run_model(run);
+    bool by_head = stop.kind >= PB_SITE_ATTN_IN && stop.kind <= PB_SITE_V_INPUT;
+    pb_site sites[] = {{PB_SITE_EMBED, -1},  {PB_SITE_RESID_PRE, 1}, {PB_SITE_Z, 0},          {PB_SITE_K, 1},
+                       {PB_SITE_MLP_OUT, 0}, {PB_SITE_PATTERN, 1},   {PB_SITE_RESID_POST, 1}, stop};
+    enum { N = sizeof sites / sizeof *sites };
+    pb_tensor *got[N], *wanted[N], **where_got = got, **where_wanted = wanted;
+    pb_patch own = {.site = stop, .op = PB_PATCH_SET, .value = PB_VALUE_RUN, .run = run};
+    pb_run *held = NULL;
+    char name[64];
+    assert_ok(pb_run_patched(run, &own, 1, &held, &err));
+    pb_tensor **weights_got = by_head ? NULL : zero_weights(model),
+              **weights_wanted = by_head ? NULL : zero_weights(model);
+    pb_grad_options o_got = {.weights = weights_got}, o_wanted = {.weights = weights_wanted};
+    pb_grad_request r = {
+        .run = run, .metric = metric, .weight = 1, .sites = sites, .n_sites = N, .stops = &stop, .n_stops = 1};
+    assert_ok(pb_grad(&r, 1, &o_got, NULL, &where_got, &err));
+    r = (pb_grad_request){.run = held, .metric = metric, .weight = 1, .sites = sites, .n_sites = N};
+    assert_ok(pb_grad(&r, 1, &o_wanted, NULL, &where_wanted, &err));
+    for (size_t i = 0; i < N; i++) {
+        double gap = 0, most = 0;
+        for (int64_t j = 0; j < pb_tensor_count(got[i]); j++) {
+            gap = fmax(gap, fabs(pb_tensor_floats(got[i])[j] - pb_tensor_floats(wanted[i])[j]));
+            most = fmax(most, fabs(pb_tensor_floats(wanted[i])[j]));
+        }
+        if (!(gap <= tolerance * most))
+            fail_msg("%s: a stop at %s and a patch of its own values differ at site %zu by %g of %g", label,
+                     pb_site_name(stop, name, sizeof name), i, gap, most);
+        pb_tensor_unref(got[i]);
+        pb_tensor_unref(wanted[i]);
+    }
+    for (size_t i = 0; i < pb_model_weight_count(model) && !by_head; i++)
+        assert_tensor_close(weights_got[i], weights_wanted[i], tolerance);
+    if (!by_head) {
+        drop_weights(model, weights_got);
+        drop_weights(model, weights_wanted);
+    }
+    pb_run_unref(held);
+}
+
+static void grad__stops__as_if_own_values_were_patched_in(void **state) {
+    (void)state;
+    static const char *const cases[] = {"gpt2",    "llama",        "gemma2", "gptj",
+                                        "mixtral", "opt-postnorm", "cohere", "olmo2"};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pb_context *ctx = test_context();
+        char path[128];
+        pb_model *model = NULL;
+        pb_run *run = NULL;
+        pb_site sites[MOST_SITES];
+        int32_t ids[6];
+        snprintf(path, sizeof path, "golden/models/%s", cases[i]);
+        assert_ok(pb_model_open(ctx, i < 2 ? test_data(path) : test_shared(path), NULL, &model, &err));
+        test_tokens(pb_model_vocab(model), 9, ids, 6);
+        assert_ok(pb_run_create(model, ids, 6, &run, &err));
+        pb_metric *m = difference_metric(ctx, 3, 8);
+        size_t n = list_sites(model, false, sites);
+        for (size_t s = 0; s < n; s++) /* the per-head way sums in another order */
+            check_stop(run, m, sites[s], cases[i],
+                       sites[s].kind >= PB_SITE_ATTN_IN && sites[s].kind <= PB_SITE_V_INPUT ? 2e-5 : 1e-6);
+        pb_metric_unref(m);
+        pb_run_unref(run);
+        pb_model_unref(model);
+        assert_int_equal(pb_context_memory_used(ctx), 0);
+        pb_context_unref(ctx);
+    }
+}
+
+/* Norms whose scales are constants make the whole of a layer's stream linear in what is added to it after the last nonlinear
+ * part: the gradient along the stream is then the effect itself. */
+static void grad__stops__at_the_scales__are_frozen_norms(void **state) {
+    (void)state;
+    pb_context *ctx = test_context();
+    model_shape shape = test_shape_llama(8);
+    pb_model *model = test_model(ctx, &shape);
+    int32_t ids[6], last = 5;
+    test_tokens(shape.vocab, 1, ids, 6);
+    pb_run *run = NULL;
+    pb_metric *m = difference_metric(ctx, 3, 8);
+    assert_ok(pb_run_create(model, ids, 6, &run, &err));
+    pb_site site = {PB_SITE_RESID_POST, 1}, scale = {PB_SITE_LN_FINAL_SCALE, -1};
+    pb_tensor *grads[2] = {NULL}, **where[2] = {&grads[0], &grads[1]}, *direction = NULL, *own = NULL;
+    pb_grad_request requests[2] = {
+        {.run = run, .metric = m, .weight = 1, .sites = &site, .n_sites = 1, .stops = &scale, .n_stops = 1},
+        {.run = run, .metric = m, .weight = 1, .sites = &site, .n_sites = 1}}; /* each request has its own stops */
+    assert_ok(pb_grad(requests, 2, NULL, NULL, where, &err));
+    assert_ok(pb_tensor_normal(ctx, 2, pb_tensor_shape(grads[0]), 3, 0, &direction, &err));
+    assert_ok(pb_run_value(run, scale, &own, &err));
+    pb_patch patches[2] = {{.site = site, .op = PB_PATCH_ADD, .value = PB_VALUE_TENSOR, .tensor = direction},
+                           {.site = scale, .op = PB_PATCH_SET, .value = PB_VALUE_TENSOR, .tensor = own}};
+    pb_request r[2] = {{.base = run, .metric = m}, {.base = run, .patches = patches, .n_patches = 2, .metric = m}};
+    double values[2], frozen = 0, whole = 0;
+    assert_ok(pb_measure(r, 2, NULL, values, NULL, NULL, &err));
+    int64_t D = pb_tensor_shape(direction)[1];
+    for (int64_t c = 0; c < D; c++) {
+        frozen += (double)pb_tensor_floats(grads[0])[last * D + c] * pb_tensor_floats(direction)[last * D + c];
+        whole += (double)pb_tensor_floats(grads[1])[last * D + c] * pb_tensor_floats(direction)[last * D + c];
+    }
+    assert_close(frozen, values[1] - values[0], 1e-4);
+    assert_true(fabs(whole - frozen) > 1e-2);
+    pb_tensor_unref(own);
+    pb_tensor_unref(direction);
+    pb_tensor_unref(grads[0]);
+    pb_tensor_unref(grads[1]);
+    pb_metric_unref(m);
+    pb_run_unref(run);
+    pb_model_unref(model);
+    assert_int_equal(pb_context_memory_used(ctx), 0);
+    pb_context_unref(ctx);
+}
+
 static pb_status nothing(void *user, const pb_patch *p, const pb_run *b, size_t v, pb_tensor *act, pb_tensor **out,
                          pb_error *e) {
     (void)user;
@@ -638,6 +754,9 @@ static void grad__what_has_no_derivative__is_refused(void **state) {
     assert_ok(pb_run_patched(run, &p, 1, &held, &err));
     r = (pb_grad_request){.run = held, .metric = m, .weight = 1};
     assert_error(pb_grad(&r, 1, NULL, NULL, NULL, &err), PB_ERR_UNSUPPORTED, "function");
+    pb_site absent = {PB_SITE_ROT_Q, 0};
+    r = (pb_grad_request){.run = run, .metric = m, .weight = 1, .stops = &absent, .n_stops = 1};
+    assert_error(pb_grad(&r, 1, NULL, NULL, NULL, &err), PB_ERR_ARGUMENT, "hook_rot_q' does not exist");
     pb_run_unref(held);
     pb_run_unref(run);
     pb_metric_unref(rank);
@@ -696,6 +815,8 @@ int main(void) {
         cmocka_unit_test(grad__under_patches__llama),
         cmocka_unit_test(grad__of_a_ragged_batch__is_that_of_each),
         cmocka_unit_test(grad__of_long_sequences__is_that_of_whole_patterns),
+        cmocka_unit_test(grad__stops__as_if_own_values_were_patched_in),
+        cmocka_unit_test(grad__stops__at_the_scales__are_frozen_norms),
         cmocka_unit_test(grad__what_has_no_derivative__is_refused),
         cmocka_unit_test(grad__under_allocation_failure),
         cmocka_unit_test(run_create_patched__equals_patched_run),

@@ -29,6 +29,22 @@ check.test("run:grad: indexed as a run is, shapes of the sites", function()
   check.ok(tostring(grads):find("gradients of logit_diff(79, 30) = 8.45", 1, true), tostring(grads))
 end)
 
+check.test("run:grad: stop ends the gradient at sites", function()
+  local stop = { "attn_out", { site = "mlp_out", layer = 1 } }
+  local stopped = clean:grad(metric, { "resid_pre", "attn_out" }, { stop = stop })
+  local held = clean:patched({ { site = "attn_out", layer = { 0, 1, 2 }, from = clean }, { site = "mlp_out", layer = 1, from = clean } }):grad(metric, { "resid_pre", "attn_out" })
+  for _, site in ipairs(held.sites) do check.eq(stopped[site], held[site], site) end
+  check.eq(stopped.stop, { "blocks.0.hook_attn_out", "blocks.1.hook_attn_out", "blocks.2.hook_attn_out", "blocks.1.hook_mlp_out" })
+  check.eq(stopped["blocks.0.attn.hook_z"]:abs():max(), 0.0, "asked for later, with the same stops")
+  check.ok(clean:grad(metric, "z")["blocks.0.attn.hook_z"]:abs():max() > 0)
+  check.eq(pb.grad({ { run = clean, metric = metric, sites = "resid_pre", stop = stop } })[1]:value("resid_pre", 0), stopped:value("resid_pre", 0))
+  check.eq(clean:grad(metric, "z").stop, nil)
+  check.raises(function() clean:grad(metric, "z", { stop = { "zz" } }) end, "zz")
+  check.raises(function() clean:grad(metric, "z", { stop = { 3 } }) end, "name")
+  check.raises(function() clean:grad(metric, "z", { stop = { { layer = 3 } } }) end, "name")
+  check.raises(function() clean:grad(metric, "z", { stops = {} }) end, "did you mean 'stop'")
+end)
+
 check.test("run:grad: what is given is the caller's own", function()
   local grads = clean:grad(metric, "z")
   local before = grads:value("z", 0):clone()

@@ -3,9 +3,9 @@ local pb, core = ...
 
 local grad = pb.grad -- the primitive: full names in, plain tables out
 local Grads, meta = {}, { __name = "grads", __metatable = "grads" }
-local state = setmetatable({}, { __mode = "k" }) -- grads -> { run, metric, weight, measured, weights, found = site -> tensor }
+local state = setmetatable({}, { __mode = "k" }) -- grads -> { run, metric, weight, stop, measured, weights, found = site -> tensor }
 local names = setmetatable({}, { __mode = "k" }) -- model -> short name -> layer (-1: outside the blocks) -> full name
-local FIELDS = { "run", "metric", "measured", "weights", "sites", "zero" }
+local FIELDS = { "run", "metric", "measured", "weights", "sites", "zero", "stop" }
 local PLACE = { "site", "layer", "pos", "head", "neuron", "dest", "src" }
 
 local function names_of(model)
@@ -54,24 +54,27 @@ local function is_small(info)
   return info.axes[1] == "pos" and info.name ~= "logits" and not info.expert and info.name ~= "expert_indices" and not (info.heads and info.width_name == "d_model")
 end
 
-local function wanted(model, sites)
+-- The full names of a list of sites, each a name (a short one: of all layers) or { site =, layer = }. what: for messages.
+local function named(model, sites, what)
   local list, seen = {}, {}
-  local function add(full)
-    if not seen[full] then list[#list + 1], seen[full] = full, true end
-  end
-  if sites == nil then
-    for _, full in ipairs(model:sites()) do
-      if is_small(model:site(full)) then add(full) end
-    end
-    return list
-  end
-  for _, entry in ipairs(type(sites) == "string" and { sites } or core.check_list(sites, "sites")) do
+  for _, entry in ipairs(type(sites) == "string" and { sites } or core.check_list(sites, what)) do
     local name, layer = entry, nil
     if type(entry) == "table" then
-      core.fields(entry, { "site", "layer" }, 0, "an entry of sites")
+      core.fields(entry, { "site", "layer" }, 0, "an entry of " .. what)
       name, layer = entry.site, entry.layer
     end
-    for _, full in ipairs(full_names(model, name, layer)) do add(full) end
+    for _, full in ipairs(full_names(model, name, layer)) do
+      if not seen[full] then list[#list + 1], seen[full] = full, true end
+    end
+  end
+  return list
+end
+
+local function wanted(model, sites)
+  if sites ~= nil then return named(model, sites, "sites") end
+  local list = {}
+  for _, full in ipairs(model:sites()) do
+    if is_small(model:site(full)) then list[#list + 1] = full end
   end
   return list
 end
@@ -81,7 +84,7 @@ end
 local function found(grads, full)
   local own = state[grads]
   if not own.found[full] then -- not among those that were asked for: another pass
-    own.found[full] = grad({ { run = own.run, metric = own.metric, weight = own.weight, sites = { full } } })[1][full]
+    own.found[full] = grad({ { run = own.run, metric = own.metric, weight = own.weight, stop = own.stop, sites = { full } } })[1][full]
   end
   return own.found[full]
 end
@@ -120,7 +123,7 @@ function meta:__index(key)
   if key == "zero" then return zero_of(self) end
   if key == "sites" then return core.sorted_keys(own.found) end
   for _, field in ipairs(FIELDS) do
-    if key == field then return own[field] end
+    if key == field then return field == "stop" and own.stop and { table.unpack(own.stop) } or own[field] end
   end
   if type(key) ~= "string" and type(key) ~= "table" then core.raise("gradients are indexed by a site's name, not by " .. core.describe(key)) end
   return self:value(key)
@@ -135,21 +138,22 @@ end
 
 -- ---- making ----------------------------------------------------------------------------------------------------------------
 
--- pb.grad(list of { run =, patches =, metric =, sites =, weight = } [, { weights =, memory = }]) -> list of grads, weights' gradients
+-- pb.grad(list of { run =, patches =, metric =, sites =, stop =, weight = } [, { weights =, memory = }]) -> list of grads, weights' gradients
 function pb.grad(list, options)
   core.check_list(list, "the first argument of pb.grad")
   if #list == 0 then core.raise "pb.grad: the list is empty" end
   core.fields(options or {}, { "weights", "memory" }, 0, "pb.grad")
   local requests = {}
   for i, entry in ipairs(list) do
-    core.fields(entry, { "run", "patches", "metric", "sites", "weight" }, 0, "entry " .. i .. " of pb.grad")
+    core.fields(entry, { "run", "patches", "metric", "sites", "stop", "weight" }, 0, "entry " .. i .. " of pb.grad")
     local run = entry.run
     if getmetatable(run) ~= "run" then core.raise(("entry %d of pb.grad: run must be a run, got %s"):format(i, core.describe(run))) end
     if getmetatable(entry.metric) ~= "metric" then
       core.raise(("entry %d of pb.grad: expected a metric, as pb.metric.logit_diff(\" Paris\", \" Rome\") makes, got %s"):format(i, core.describe(entry.metric)))
     end
     if entry.patches then run = run:patched(entry.patches) end
-    requests[i] = { run = run, metric = entry.metric, weight = entry.weight, sites = wanted(run.model, entry.sites) }
+    requests[i] = { run = run, metric = entry.metric, weight = entry.weight, sites = wanted(run.model, entry.sites),
+                    stop = entry.stop and named(run.model, entry.stop, "stop") }
   end
   local results, weights = grad(requests, options)
   if not (options and options.weights) then weights = nil end
@@ -157,19 +161,20 @@ function pb.grad(list, options)
   for i, found_here in ipairs(results) do
     local request = requests[i]
     local grads = setmetatable({}, meta)
-    local own = { run = request.run, metric = request.metric, weight = request.weight, measured = found_here.value, weights = weights, found = found_here }
+    local own = { run = request.run, metric = request.metric, weight = request.weight, stop = request.stop, measured = found_here.value,
+                  weights = weights, found = found_here }
     found_here.value = nil
     state[grads], out[i] = own, grads
   end
   return out, weights
 end
 
--- run:grad(metric [, sites [, { weights =, memory =, weight = }]]) -> grads
+-- run:grad(metric [, sites [, { weights =, memory =, weight =, stop = }]]) -> grads
 function core.methods.run.grad(run, metric, sites, options)
   if getmetatable(run) ~= "run" then core.raise "grad is called with a colon: run:grad(metric)" end
-  core.fields(options or {}, { "weights", "memory", "weight" }, 0, "grad")
+  core.fields(options or {}, { "weights", "memory", "weight", "stop" }, 0, "grad")
   options = options or {}
-  return pb.grad({ { run = run, metric = metric, sites = sites, weight = options.weight } }, { weights = options.weights, memory = options.memory })[1]
+  return pb.grad({ { run = run, metric = metric, sites = sites, weight = options.weight, stop = options.stop } }, { weights = options.weights, memory = options.memory })[1]
 end
 
 core.methods.grads = Grads
