@@ -29,7 +29,9 @@ typedef struct pb_grad_request {
 
 typedef struct pb_grad_options {
     /* [pb_model_weight_count] float32 tensors of the weights' stored shapes, to which the gradients of all requests are added;
-     * NULL entries are not wanted. NULL: no weights. Tied weights get both parts. */
+     * NULL entries are not wanted. NULL: no weights. A tied matrix has both parts, under the embedding's name and, where the
+     * unembedding is stored too (pb_model_weight_original), the same under that one's: its value is one, so do not count or move
+     * it twice. PB_ERR_UNSUPPORTED for a model with weight processing: its weights are copies that no name stands for. */
     pb_tensor *const *weights;
     size_t memory; /* for the work; 0: as pb_measure */
 } pb_grad_options;

@@ -106,6 +106,9 @@ char *pb_model_storage(const pb_model *model, char *buffer, size_t size);
 pb_status pb_model_weight(const pb_model *model, const char *name, pb_tensor **out, pb_error *err);
 size_t pb_model_weight_count(const pb_model *model);
 const char *pb_model_weight_name(const pb_model *model, size_t i);
+/* The weight that weight i is a stored copy of: the embedding, for an unembedding that is tied to it and was stored all the
+ * same (pb_model_create: given as the same tensor). Its index, or pb_model_weight_count for every other weight. */
+size_t pb_model_weight_original(const pb_model *model, size_t i);
 /* A weight in TransformerLens's shape and name: embed.W_E [vocab, D], pos_embed.W_pos, blocks.i.attn.W_Q [heads, D, dh],
  * W_K W_V (kv heads), W_O [heads, dh, D], b_Q [heads, dh] ..., b_O, mlp.W_in [D, d_mlp], W_gate, W_out, b_in, b_out,
  * ln1.w ln1.b ln2.*, ln_final.*, unembed.W_U [D, vocab], b_U. Where the family has them also ln1_post.*, ln2_post.*,

@@ -318,6 +318,67 @@ static pb_status make_tensors(const pb_grad_request *requests, size_t n, pb_tens
     return PB_OK;
 }
 
+/* ---- weights ----------------------------------------------------------------------------------------------------------------------- */
+
+/* What the passes add to. The gradient of a tied embedding that is stored a second time is wanted under that name: the passes
+ * know one name only, the embedding's. */
+typedef struct wanted_weights {
+    pb_tensor **list; /* [n], or NULL: nothing is wanted */
+    size_t embedding, copy;
+    pb_tensor *sum; /* of this call, where both names have a tensor of their own */
+} wanted_weights;
+
+static pb_status check_weights(const pb_model *model, pb_tensor *const *weights, pb_error *err) {
+    const pb_load_options *o = pb_model_options(model);
+    bool any = false;
+    for (size_t i = 0; weights && i < pb_model_weight_count(model); i++)
+        any = any || weights[i];
+    if (!any || !(o->fold_ln || o->center_writing_weights || o->center_unembed || o->fold_value_biases))
+        return PB_OK;
+    return pb_fail(
+        err, PB_ERR_UNSUPPORTED,
+        "gradients of weights are by the weights in the file, and model '%s' was loaded with weight processing "
+        "(%s%s%s%s ), whose results no name stands for: load it without",
+        pb_model_name(model), o->fold_ln ? " fold_ln" : "", o->center_writing_weights ? " center_writing_weights" : "",
+        o->center_unembed ? " center_unembed" : "", o->fold_value_biases ? " fold_value_biases" : "");
+}
+
+static pb_status open_weights(const pb_model *model, pb_tensor *const *weights, wanted_weights *w, pb_error *err) {
+    size_t n = pb_model_weight_count(model);
+    pb_context *ctx = pb_model_context(model);
+    w->copy = n;
+    if (!weights)
+        return PB_OK;
+    w->list = pb_alloc(ctx, n, sizeof *w->list);
+    if (!w->list)
+        return pb_fail_memory(err, ctx, n * sizeof *w->list, "gradients of weights");
+    memcpy(w->list, weights, n * sizeof *w->list);
+    for (size_t i = 0; i < n; i++) {
+        size_t original = pb_model_weight_original(model, i);
+        if (!weights[i] || original == n || weights[i] == weights[original])
+            continue;
+        w->copy = i;
+        w->embedding = original;
+        if (weights[original])
+            PB_TRY(pb_tensor_zeros(ctx, PB_F32, pb_tensor_ndim(weights[i]), pb_tensor_shape(weights[i]), &w->sum, err));
+        w->list[original] = w->sum ? w->sum : weights[i];
+    }
+    return PB_OK;
+}
+
+/* Both names have what was summed. */
+static pb_status close_weights(pb_tensor *const *weights, wanted_weights *w, pb_status status, pb_error *err) {
+    if (status == PB_OK && w->sum)
+        status = pb_tensor_binary_in_place(PB_ADD, weights[w->embedding], w->sum, err);
+    if (status == PB_OK && w->sum)
+        status = pb_tensor_binary_in_place(PB_ADD, weights[w->copy], w->sum, err);
+    pb_tensor_unref(w->sum);
+    pb_free(w->list);
+    return status;
+}
+
+/* ---- all requests in groups ---------------------------------------------------------------------------------------------------- */
+
 pb_status pb_grad(const pb_grad_request *requests, size_t n, const pb_grad_options *options, double *values,
                   pb_tensor ***grads, pb_error *err) {
     if (n == 0)
@@ -332,20 +393,26 @@ pb_status pb_grad(const pb_grad_request *requests, size_t n, const pb_grad_optio
             return pb_fail(err, PB_ERR_ARGUMENT, "run %zu asks for gradients that have nowhere to go", i);
         PB_TRY(check_differentiable(&requests[i], err));
     }
+    PB_TRY(check_weights(model, options ? options->weights : NULL, err));
     pb_context *ctx = pb_model_context(model);
     size_t limit = pb_context_memory_limit(ctx), used = pb_context_memory_used(ctx), most = (size_t)512 << 20;
     size_t left = limit == 0 ? most : limit > used ? (limit - used) / 10 * 9 : 0;
     int64_t fit = rows_that_fit(spec, options && options->memory ? options->memory : left < most ? left : most);
+    wanted_weights weights = {0};
     pb_status status = grads ? make_tensors(requests, n, grads, err) : PB_OK;
+    if (status == PB_OK)
+        status = open_weights(model, options ? options->weights : NULL, &weights, err);
+    const pb_grad_options own = {.weights = weights.list};
     for (size_t first = 0; first < n && status == PB_OK;) {
         size_t count = 1;
         int64_t rows = requests[first].run->T;
         while (first + count < n && rows + requests[first + count].run->T <= fit)
             rows += requests[first + count++].run->T;
-        status = group_of(requests + first, count, options, values ? values + first : NULL,
-                          grads ? grads + first : NULL, err);
+        status =
+            group_of(requests + first, count, &own, values ? values + first : NULL, grads ? grads + first : NULL, err);
         first += count;
     }
+    status = close_weights(options ? options->weights : NULL, &weights, status, err);
     for (size_t i = 0; i < n && status != PB_OK && grads; i++)
         for (size_t g = 0; g < requests[i].n_sites; g++) {
             pb_tensor_unref(grads[i][g]);

@@ -4,7 +4,6 @@
 
 #include "host/batch.h"
 #include "host/private.h"
-#include "model/loading.h"
 #include "patchbay/grad.h"
 
 enum { REQUESTS = 1, OPTIONS = 2, BATCH = 3, WEIGHTS = 4 }; /* stack places of grad() */
@@ -43,16 +42,6 @@ static void want_weight(lua_State *L, grad_call *call, const pb_model *model, co
     lua_setfield(L, WEIGHTS, name);
 }
 
-/* Processed weights are copies that no name of the file stands for: their gradients would be told as zeros. */
-static void refuse_processed(lua_State *L, const pb_model *model) {
-    const pb_load_options *o = &model->options;
-    if (o->fold_ln || o->center_writing_weights || o->center_unembed || o->fold_value_biases)
-        pb_lua_fail(L,
-                    "gradients of weights are by the weights in the file, and model '%s' was loaded with weight "
-                    "processing: load it without",
-                    pb_model_name(model));
-}
-
 /* options.weights: true, or a list of names. */
 static void read_weights(lua_State *L, grad_call *call, const pb_model *model) {
     int type = pb_push_field(L, OPTIONS, "weights");
@@ -64,7 +53,6 @@ static void read_weights(lua_State *L, grad_call *call, const pb_model *model) {
     if (type != LUA_TTABLE && type != LUA_TBOOLEAN)
         pb_bad_argument(L, "weights", "must be true (all) or a list of names as model:weights() gives, got %s",
                         pb_describe(L, field));
-    refuse_processed(L, model);
     call->n_weights = pb_model_weight_count(model);
     call->weights = pb_lua_scratch(L, call->n_weights, sizeof *call->weights);
     size_t n = type == LUA_TTABLE ? (size_t)lua_rawlen(L, field) : call->n_weights;

@@ -29,6 +29,15 @@ pb_trainer *pb_check_trainer(lua_State *L, int index) { return pb_check_box(L, i
 
 /* ---- making ---------------------------------------------------------------------------------------------------------- */
 
+/* Is weight i one matrix with another one that is given, by whose name it is trained? Else it would move twice. */
+static bool is_given_twice(lua_State *L, const pb_trainer *t, size_t i, int table) {
+    size_t original = pb_model_weight_original(t->model, i);
+    bool twice = original < t->n && lua_getfield(L, table, pb_model_weight_name(t->model, original)) != LUA_TNIL;
+    if (original < t->n)
+        lua_pop(L, 1);
+    return twice;
+}
+
 /* The tensor at index becomes the one that weight i is trained in: it must be the very memory that the model reads. */
 static void adopt(lua_State *L, pb_trainer *t, size_t i, int index) {
     pb_trained *w = &t->weights[i];
@@ -71,9 +80,11 @@ static int new_trainer(lua_State *L) {
     for (size_t i = 0; i < n; i++) {
         t->weights[i].name = pb_model_weight_name(model, i);
         if (lua_getfield(L, 2, t->weights[i].name) != LUA_TNIL) {
-            adopt(L, t, i, -1);
-            bytes += 3 * pb_tensor_bytes(t->weights[i].gradient);
             found++;
+            if (!is_given_twice(L, t, i, 2)) {
+                adopt(L, t, i, -1);
+                bytes += 3 * pb_tensor_bytes(t->weights[i].gradient);
+            }
         }
         lua_pop(L, 1);
     }

@@ -205,6 +205,8 @@ pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_optio
 
 const pb_spec *pb_model_spec(const pb_model *model) { return &model->spec; }
 
+const pb_load_options *pb_model_options(const pb_model *model) { return &model->options; }
+
 pb_norm pb_spec_norm(const pb_spec *spec, pb_norm_weights w) {
     return (pb_norm){
         .centre = spec->norm_centre, .eps = spec->norm_eps, .width = spec->d_model, .weight = w.weight, .bias = w.bias};
@@ -266,6 +268,16 @@ size_t pb_model_weight_count(const pb_model *model) { return model->n_weights; }
 
 const char *pb_model_weight_name(const pb_model *model, size_t i) {
     return i < model->n_weights ? model->weights[i].entry->name : NULL;
+}
+
+size_t pb_model_weight_original(const pb_model *model, size_t i) {
+    if (i >= model->n_weights || !model->weights[i].is_copy)
+        return model->n_weights;
+    for (size_t e = 0; e < model->n_weights; e++) {
+        if (!model->weights[e].is_copy && model->weights[e].entry->data == model->spec.embed.data)
+            return e;
+    }
+    return model->n_weights;
 }
 
 /* ---- how it is stored ---------------------------------------------------------------------------------------------------- */

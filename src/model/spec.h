@@ -115,6 +115,7 @@ typedef struct pb_origin {
 bool pb_model_origin(const pb_model *model, const void *data, pb_origin *out);
 
 const pb_spec *pb_model_spec(const pb_model *model);
+const pb_load_options *pb_model_options(const pb_model *model); /* that it was loaded with */
 
 /* pb_norm of the model's width for weights w (kernels.h). */
 pb_norm pb_spec_norm(const pb_spec *spec, pb_norm_weights w);

@@ -80,6 +80,21 @@ check.test("train.run: an interrupted run goes on bit for bit", function()
   check.eq(train.run(options(second_model, second, more)).step, 80)
 end)
 
+check.test("train.run: a tied matrix that is given under both names is trained once", function()
+  local model, weights = tiny()
+  train.run(options(model, weights, { steps = 4 }))
+  local _, twice = tiny()
+  twice["lm_head.weight"] = twice["transformer.wte.weight"]
+  local tied = pb.model { config = CONFIG, weights = twice }
+  train.run(options(tied, twice, { steps = 4 }))
+  check.eq(twice["transformer.wte.weight"], weights["transformer.wte.weight"])
+  local run = tied:run { 1, 2, 3 }
+  local grads = run:grad(pb.metric.nll(), {}, { weights = true }).weights
+  check.eq(grads["lm_head.weight"], grads["transformer.wte.weight"])
+  check.eq(run:grad(pb.metric.nll(), {}, { weights = { "lm_head.weight" } }).weights, { ["lm_head.weight"] = grads["lm_head.weight"] })
+  check.ok(grads["lm_head.weight"]:abs():max() > 0)
+end)
+
 check.test("checkpoints that are damaged, or of something else, are refused and change nothing", function()
   local model, weights = tiny()
   train.run(options(model, weights, { steps = 3, checkpoint = "kept" }))

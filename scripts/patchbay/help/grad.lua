@@ -24,8 +24,9 @@ print((change * grads["blocks.3.hook_resid_pre"]):sum(1))   -- attribution patch
 metric: any but rank and fn. sites: names, full or short (a short one means all layers), or { site =, layer = }, in a list; absent: all that have
 one row for each position (not those with a copy of the stream for each head or of single experts, attn_scores, pattern and logits, which
 come when they are first read). An empty list: none.
-weights: true, or a list of names as model:weights gives: grads.weights[name] is a tensor of the stored shape. Tied weights have the sum of both
-parts, under the embedding's name. memory: for the work, as in run:measure. weight: the gradient is that of weight * metric.
+weights: true, or a list of names as model:weights gives: grads.weights[name] is a tensor of the stored shape. A tied matrix has the sum of
+both parts, under the embedding's name and, where the unembedding is stored as well, the same under that one's: it is one matrix, not to be
+counted twice. memory: for the work, as in run:measure. weight: the gradient is that of weight * metric.
 stop: sites, as in sites, through which the gradient does not flow back: their value counts as a constant. The gradient at a stop itself is
 noted as ever. { "ln1.hook_scale", "ln2.hook_scale", "ln_final.hook_scale" } is the model with frozen norms; { { site = "attn_out", layer = 3 },
 { site = "mlp_out", layer = 3 } } drops what passes through layer 3 (GradDrop).
