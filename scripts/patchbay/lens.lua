@@ -1,8 +1,8 @@
--- What the stream says before the end: logit lens (nostalgebraist 2020), tuned lens (Belrose et al. 2023, here by least squares), direct
+-- What the stream says before the end: logit lens (nostalgebraist 2020), tuned lens (Belrose et al. 2023; patchbay.tuned_lens), direct
 -- logit attribution (patchbay.residual), attention rollout (Abnar and Zuidema 2020), the prompts that excite a neuron most.
 -- The lens is a patch: the last stream gets an earlier one's value, and the model's own norm and unembedding do the rest.
 local pb = require "patchbay"
-local lens = {}
+local lens = { train = require "patchbay.tuned_lens" }
 for _, module in ipairs { require "patchbay.residual", require "patchbay.flow" } do
   for name, fn in pairs(module) do lens[name] = fn end
 end
@@ -72,57 +72,6 @@ function lens.top(run, given)
     out[layer + 1] = list
   end
   return out
-end
-
--- ---- tuned lens ----------------------------------------------------------------------------------------------------------------------
-
-local Tuned = {}
-Tuned.__index = Tuned
-
-function Tuned:translate(stream, layer) return stream + stream:matmul(self.A[layer + 1]) + self.b[layer + 1] end
-
--- tuned:quality(runs) -> grid [lens, layer]: KL divergence from the model's prediction, all positions, mean over runs, of both lenses
-function Tuned:quality(runs)
-  local requests, layers, parts = {}, self.model.layers, {}
-  for _, run in ipairs(runs) do
-    for _, tuned in ipairs { false, self } do
-      for layer, variant in ipairs(variants(run, tuned)) do
-        if layer <= layers then requests[#requests + 1] = { run = run, patches = variant, metric = pb.metric.kl(run, { pos = "all" }) } end
-      end
-    end
-  end
-  local values = pb.measure(requests, { allow_unread = true }):reshape { #runs, 2, layers }
-  for i = 1, #runs do
-    parts[i] = pb.grid { values = values:select(0, i - 1):clone(), axes = { "lens", "layer" }, labels = { lens = { "logit lens", "tuned lens" } }, unit = "KL divergence, nats" }
-  end
-  return pb.mean(parts)
-end
-
--- lens.train(model, runs [, { ridge = 0.1 }]) -> tuned: an affine translator for each layer, stream + stream A + b, which comes nearest to the
--- last stream on all positions of the runs (least squares; ridge: the penalty on A, as a share of the stream's mean square). The
--- paper minimises the KL divergence instead, by gradient descent; tuned:quality says what this one reaches.
-function lens.train(model, runs, given)
-  local o, tuned = pb.options(given, { ridge = 0.1 }, "lens.train"), setmetatable({ model = model, A = {}, b = {} }, Tuned)
-  local function all(site, layer)
-    local list = {}
-    for i, run in ipairs(runs) do list[i] = run:value(site, layer) end
-    return pb.concat(list, 0)
-  end
-  local last = all("resid_post", model.layers - 1)
-  if last.shape[1] <= 1 then pb.fail "lens.train needs runs with more than one token" end
-  for layer = 0, model.layers - 1 do
-    local x = all("resid_pre", layer)
-    local y, mean_x = last - x, x:mean(0)
-    local mean_y, gram = y:mean(0), nil
-    x, y = x - mean_x, y - mean_y
-    local xt = x:transpose(0, 1):contiguous()
-    gram = xt:matmul(x)
-    local penalty = o.ridge * x:square():mean() * x.shape[1]
-    for i = 0, model.d_model - 1 do gram:set(i, i, gram:get(i, i) + penalty) end
-    tuned.A[layer + 1] = gram:solve(xt:matmul(y))
-    tuned.b[layer + 1] = mean_y - mean_x:matmul(tuned.A[layer + 1])
-  end
-  return tuned
 end
 
 return lens

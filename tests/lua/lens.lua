@@ -148,20 +148,69 @@ check.test("lens: the answer appears in the last layers", function()
   check.ok((rank:get { layer = 2, pos = #run - 1 }) > 0, "known at the end before attention fetched it")
 end)
 
-check.test("lens: a tuned lens is nearer to the model than the logit lens, on prompts that it has not seen", function()
+local function fact_runs(n)
   local rows, prompts = pb.read "examples/models/facts/tasks/facts.jsonl", {}
-  for i = 1, 120 do prompts[i] = rows[i * 8].prompt end
+  for i = 1, n do prompts[i] = rows[i * 8].prompt end
+  return facts:runs(prompts)
+end
+
+check.test("lens: a tuned lens is nearer to the model than the logit lens and than its start, on prompts that it has not seen", function()
   local train, test = {}, {}
-  for i, run in ipairs(facts:runs(prompts)) do table.insert(i <= 100 and train or test, run) end
-  local tuned = lens.train(facts, train)
-  local quality = tuned:quality(test)
+  for i, run in ipairs(fact_runs(100)) do table.insert(i <= 80 and train or test, run) end
+  local tuned = lens.train(facts, train, { held_out = test, steps = 30, batch = 8, seed = 1 })
+  check.eq(tuned.report.labels.lens, { "logit lens", "start", "tuned lens" })
   for layer = 0, facts.layers - 1 do
-    local raw, better = (quality:get { lens = 0, layer = layer }), (quality:get { lens = 1, layer = layer })
-    check.ok(better < raw, ("layer %d: logit lens %.3f, tuned lens %.3f"):format(layer, raw, better))
+    local raw, start, best = (tuned.report:get { lens = 0, layer = layer }), (tuned.report:get { lens = 1, layer = layer }), (tuned.report:get { lens = 2, layer = layer })
+    check.ok(best < raw and start < raw and (best < start or layer == facts.layers - 1), ("layer %d: logit lens %.3f, least squares %.3f, trained %.3f"):format(layer, raw, start, best))
+    -- the KL of the report is that of the distributions
+    local sum = 0
+    for _, run in ipairs(test) do
+      local p, q = run.logits:log_softmax(1), lens.logits(run, { tuned = tuned }):select(0, layer):log_softmax(1)
+      sum = sum + (p:exp() * (p - q)):sum() / #run
+    end
+    check.close(best, sum / #test, 1e-4, "layer " .. layer)
   end
-  local logits = lens.logits(test[1], { tuned = tuned })
-  check.eq(logits:select(0, facts.layers), test[1].logits)
+  check.close(tuned:quality(test).values:select(0, 1), tuned.report.values:select(0, 2), 1e-6)
+  check.eq(lens.logits(test[1], { tuned = tuned }):select(0, facts.layers), test[1].logits)
+end)
+
+check.test("lens: a tuned lens that starts at the identity is the logit lens, and its steps go down the gradient of the KL", function()
+  local small = pb.load(data .. "models/llama")
+  local runs, tokens = {}, {}
+  for i = 1, 6 do
+    tokens[i] = {}
+    for p = 1, 5 do tokens[i][p] = (i * 17 + p * 29) % 80 end
+  end
+  runs = small:runs(tokens)
+  local none = lens.train(small, runs, { start = "identity", steps = 0, held_out = runs })
+  for _, run in ipairs(runs) do check.eq(lens.logits(run, { tuned = none }), lens.logits(run)) end
+  check.eq(none.report.values:select(0, 0), none.report.values:select(0, 2))
+  -- Adam's first step is the rate against the sign of the gradient, entry by entry
+  local once = lens.train(small, runs, { start = "identity", steps = 1, rate = 0.01, decay = 0, batch = 6, held_out = runs })
+  local function kl(layer) return none:quality(runs):get { lens = 1, layer = layer } end
+  local seen = 0
+  for layer = 0, small.layers - 1 do
+    for _, at in ipairs { { 0, 0 }, { 3, 7 }, { 20, 1 }, { 31, 30 }, { 9, 9 } } do
+      local A, ends = none.A[layer + 1], {}
+      for i, step in ipairs { 0.05, -0.05 } do
+        A:set(at[1], at[2], step)
+        ends[i] = kl(layer)
+      end
+      A:set(at[1], at[2], 0)
+      if math.abs(ends[1] - ends[2]) > 2e-5 then
+        seen = seen + 1
+        check.close(once.A[layer + 1]:get(at[1], at[2]), ends[1] > ends[2] and -0.01 or 0.01, 1e-6, ("layer %d, entry %d, %d"):format(layer, at[1], at[2]))
+      end
+    end
+  end
+  check.ok(seen >= 10, "entries with a slope that float32 can tell: " .. seen)
+end)
+
+check.test("lens: what cannot be trained is told", function()
   check.raises(function() lens.train(facts, { facts:run { 5 } }) end, "more than one token")
+  check.raises(function() lens.train(facts, fact_runs(3)) end, "3 runs leave none", "held_out")
+  check.raises(function() lens.train(facts, fact_runs(6), { start = "random" }) end, "least_squares, identity")
+  check.raises(function() lens.train(facts, fact_runs(6), { steps = 1.5 }) end, "steps")
 end)
 
 check.test("lens: the examples that excite a neuron most are the largest of all its values", function()

@@ -15,13 +15,19 @@ A lens and an attribution say what is written, not what is used: see patchbay.pa
     example = [[lens.grid(run, { answer = " Paris", metric = "rank" }):heatmap "lens.png"]] },
   { name = "patchbay.lens.top", signature = "lens.top(run [, { k = 5, pos = -1, tuned = }]) -> list by layer of { token =, id =, prob = }",
     summary = "The likeliest tokens of the lens at one position." },
-  { name = "patchbay.lens.train", signature = "lens.train(model, runs [, { ridge = 0.1 }]) -> tuned",
-    summary = "A tuned lens: an affine translator per layer towards the last stream, by least squares.",
+  { name = "patchbay.lens.train",
+    signature = "lens.train(model, runs [, { steps = 100, rate = 0.005, batch = 16, start =, held_out =, decay = 0.1, ridge = 0.1, seed = }]) -> tuned",
+    summary = "A tuned lens (Belrose et al. 2023): an affine translator per layer, trained to predict what the model says.",
     text = [[
-ridge: the penalty as a share of the stream's mean square. The tuned lens of Belrose et al. (2023) minimises the KL divergence by gradient
-descent; this closed form needs no steps. Train and judge on different runs.]],
-    example = [[local tuned = lens.train(model, train)
-print(tuned:quality(test))              -- grid [lens, layer]: KL of the logit lens and of this one
+Every layer has a matrix A [d_model, d_model] and a vector b [d_model] (tuned.A[layer + 1], tuned.b[layer + 1]); the lens reads stream + stream A + b. They
+minimise the KL divergence from the model's prediction to the lens's, mean over positions, by Adam with decay of A (towards the logit lens) and a rate
+that falls to nothing in a straight line; a step takes `batch` runs. start: "least_squares" (the closed form that comes nearest to the last stream;
+ridge: its penalty as a share of the stream's mean square) or "identity" (the logit lens, as in the paper). steps = 0 leaves the start as it is.
+tuned.report: a grid [lens, layer] of the KL divergence on runs that were not trained on, of the logit lens, the start and the trained lens; held_out: these
+runs, else every fifth of those given. tuned:quality(runs): the same of the logit lens and this one on other runs. A lens of few runs learns
+them by heart: compare.]],
+    example = [[local tuned = lens.train(model, model:runs(prompts))
+print(tuned.report)
 lens.grid(run, { answer = " Paris", tuned = tuned })]] },
   { name = "patchbay.lens.attribution", signature = "lens.attribution(run, { answer =, wrong =, pos = -1, neurons = false }) or (set, { pos =, side = \"clean\" }) -> table",
     summary = "Direct logit attribution: each component's part of the answer's logit (minus the wrong one's).",
