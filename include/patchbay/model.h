@@ -28,10 +28,17 @@ typedef struct pb_load_options {
 
 /* folder: holds config.json and model.safetensors, pytorch_model.bin, or one of their .index.json with the shards (looked for
  * in this order: safetensors, its index, PyTorch, its index); tokenizer.json is optional.
+ * Or a GGUF file (llama.cpp's; F32, F16, BF16, Q8_0), or a folder that has one and none of the above: its metadata stand for
+ * config.json, and for tokenizer.json where there is none beside it. Mapped like the others, but for tensors that are stored
+ * otherwise than in a Hugging Face checkpoint, which are copied (q and k of the Llama kind, q with k and v of NeoX, Bloom and
+ * Falcon, GPT-2's matrices), and Q8_0, which is widened to float32 when it is opened.
  * options may be NULL. Opening maps the weights and checks every name and shape against the configuration; it reads
  * none of the matrices. Errors name the file, the tensor or the key. Unknown architecture: lists the known ones. */
 pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out,
                         pb_error *err);
+/* Whether there is anything at path that pb_model_open would try: a folder with config.json or a .gguf file in it, or such a
+ * file itself. */
+bool pb_model_is_at(const char *path);
 
 /* ---- weights in memory ------------------------------------------------------------------------------------------------- */
 

@@ -10,6 +10,7 @@
 #include "base/suggest.h"
 #include "host/private.h"
 #include "patchbay/hub.h"
+#include "patchbay/model.h"
 
 #ifndef PATCHBAY_SHARE
 #define PATCHBAY_SHARE "/usr/local/share/patchbay" /* where `make install` puts things by default */
@@ -61,13 +62,13 @@ const char *pb_path_push_scripts(lua_State *L) {
 
 /* ---- models ------------------------------------------------------------------------------------------------------ */
 
-/* Push the path if there is a config.json in folder/name. */
+/* Push the path if there is a model at folder/name. */
 static bool push_if_model(lua_State *L, const char *folder, const char *name) {
     bool alone = !folder || strcmp(folder, ".") == 0 || name[0] == '/';
     const char *path = alone ? lua_pushstring(L, name) : lua_pushfstring(L, "%s/%s", folder, name);
-    const char *config = lua_pushfstring(L, "%s/config.json", path);
-    bool there = pb_file_exists(config);
-    lua_pop(L, there ? 1 : 2);
+    bool there = pb_model_is_at(path);
+    if (!there)
+        lua_pop(L, 1);
     return there;
 }
 
@@ -175,10 +176,11 @@ const char *pb_host_find_model(lua_State *L, const char *name) {
             lua_rawgeti(L, top + 1, i);
             looked = lua_pushfstring(L, "%s%s, ", looked, lua_tostring(L, -1));
         }
-        const char *folder = pb_folder_exists(name) ? " (that folder has no config.json)" : "";
+        const char *folder = pb_folder_exists(name) ? " (that folder has no config.json and no .gguf)" : "";
         if (*said)
             pb_lua_fail(L,
-                        "no model '%s'%s: looked for a folder with a config.json in the recipe's folder (%s) and the "
+                        "no model '%s'%s: looked for a folder with a config.json, or a .gguf file, in the recipe's "
+                        "folder (%s) and the "
                         "current folder; and %s",
                         name, folder, host->recipe_folder, said);
         const char *nearest = push_nearest_model(L, top + 1, name);
@@ -188,7 +190,8 @@ const char *pb_host_find_model(lua_State *L, const char *name) {
                         "the local Hugging Face cache)",
                         name, folder, nearest, looked);
         pb_lua_fail(L,
-                    "no model '%s'%s: looked for a folder with a config.json in %sthe recipe's folder (%s), the "
+                    "no model '%s'%s: looked for a folder with a config.json, or a .gguf file, in %sthe recipe's "
+                    "folder (%s), the "
                     "current folder and the local Hugging Face cache; a model of the hub has the form org/name",
                     name, folder, looked, host->recipe_folder);
     }

@@ -1,4 +1,5 @@
 /* The weight files of a folder: one file, or the shards that an index names; safetensors before PyTorch's. */
+#include <dirent.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,7 +29,7 @@ static pb_status has_file(const pb_loading *loading, const char *name, bool *the
 }
 
 static pb_status no_weights(const pb_loading *loading, pb_error *err) {
-    static const char *const others[] = {"model.gguf", "tf_model.h5", "flax_model.msgpack", "adapter_model.safetensors",
+    static const char *const others[] = {"tf_model.h5", "flax_model.msgpack", "adapter_model.safetensors",
                                          "consolidated.00.pth"};
     for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
         bool there;
@@ -162,6 +163,77 @@ pb_status pb_files_open(pb_loading *loading, void *unused, pb_error *err) {
     }
     return no_weights(loading, err);
 }
+
+/* ---- GGUF -------------------------------------------------------------------------------------------------------------- */
+
+bool pb_files_is_gguf(const char *name) {
+    size_t length = strlen(name);
+    return length > 5 && strcmp(name + length - 5, ".gguf") == 0;
+}
+
+/* Whether the folder has weights of the Hugging Face kind. */
+static pb_status has_places(pb_context *ctx, const char *folder, bool *there, pb_error *err) {
+    *there = false;
+    for (size_t i = 0; !*there && i < sizeof places / sizeof places[0]; i++) {
+        char *path = pb_path_join(ctx, folder, places[i].name);
+        if (!path)
+            return pb_fail_memory(err, ctx, strlen(folder), "a file name");
+        *there = pb_file_exists(path);
+        pb_free(path);
+    }
+    return PB_OK;
+}
+
+/* The only .gguf of a folder, in a new block; NULL: it has none. */
+static pb_status only_gguf(pb_context *ctx, const char *folder, char **out, pb_error *err) {
+    char *found = NULL;
+    pb_status status = PB_OK;
+    DIR *dir = opendir(folder);
+    for (struct dirent *entry; dir && status == PB_OK && (entry = readdir(dir));) {
+        if (entry->d_name[0] == '.' || !pb_files_is_gguf(entry->d_name))
+            continue;
+        if (found)
+            status = pb_fail(err, PB_ERR_ARGUMENT,
+                             "'%.500s' has several .gguf files, %.100s and %.100s among them; give the path of one",
+                             folder, pb_path_name(found), entry->d_name);
+        else if (!(found = pb_path_join(ctx, folder, entry->d_name)))
+            status = pb_fail_memory(err, ctx, strlen(folder), "a file name");
+    }
+    if (dir)
+        closedir(dir);
+    if (status == PB_OK)
+        *out = found;
+    else
+        pb_free(found);
+    return status;
+}
+
+pb_status pb_files_find_gguf(pb_context *ctx, const char *path, char **out, pb_error *err) {
+    *out = NULL;
+    if (pb_file_exists(path) && pb_files_is_gguf(path)) {
+        *out = pb_strdup(ctx, path);
+        return *out ? PB_OK : pb_fail_memory(err, ctx, strlen(path), "a file name");
+    }
+    bool others = true;
+    if (pb_folder_exists(path))
+        PB_TRY(has_places(ctx, path, &others, err));
+    return others ? PB_OK : only_gguf(ctx, path, out, err);
+}
+
+bool pb_model_is_at(const char *path) {
+    if (!pb_folder_exists(path))
+        return pb_file_exists(path) && pb_files_is_gguf(path);
+    bool found = false;
+    DIR *dir = opendir(path);
+    for (struct dirent *entry; dir && !found && (entry = readdir(dir));)
+        found =
+            strcmp(entry->d_name, "config.json") == 0 || (entry->d_name[0] != '.' && pb_files_is_gguf(entry->d_name));
+    if (dir)
+        closedir(dir);
+    return found;
+}
+
+/* ---- looking up -------------------------------------------------------------------------------------------------------- */
 
 static int name_against(const void *name, const void *weight) {
     return strcmp(name, ((const pb_weight *)weight)->entry->name);

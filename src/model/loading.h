@@ -117,6 +117,10 @@ pb_status pb_rotary_read(pb_loading *loading, const char *layer_type, bool scale
 pb_status pb_files_open(pb_loading *loading, void *unused, pb_error *err);
 /* Lists all entries of the model's sources, sorted by name. */
 pb_status pb_files_list(pb_loading *loading, pb_error *err);
+/* The GGUF file that a path stands for, in a new block: the file itself, or the only one of a folder without other weights.
+ * NULL: none. Several: PB_ERR_ARGUMENT. */
+pb_status pb_files_find_gguf(pb_context *ctx, const char *path, char **out, pb_error *err);
+bool pb_files_is_gguf(const char *name);                           /* by its ending */
 pb_weight *pb_files_find(const pb_model *model, const char *name); /* NULL if absent */
 
 /* weights.c */

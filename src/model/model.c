@@ -7,6 +7,7 @@
 #include "base/file.h"
 #include "base/json.h"
 #include "model/loading.h"
+#include "model/tokenizer_internal.h"
 
 enum { CONFIG_MAX = 16 << 20 };
 
@@ -59,8 +60,9 @@ static pb_status check_folder(const char *folder, pb_error *err) {
     if (pb_folder_exists(folder))
         return PB_OK;
     if (pb_file_exists(folder))
-        return pb_fail(err, PB_ERR_ARGUMENT,
-                       "'%.500s' is a file; a model is a folder with config.json and model.safetensors", folder);
+        return pb_fail(
+            err, PB_ERR_ARGUMENT,
+            "'%.500s' is a file; a model is a folder with config.json and model.safetensors, or a .gguf file", folder);
     char here[512];
     bool relative = folder[0] != '/';
     if (!relative || !getcwd(here, sizeof here))
@@ -176,11 +178,70 @@ static pb_status check_options(const pb_load_options *o, pb_error *err) {
         step, step);
 }
 
+/* The file's own words, or the tokenizer.json beside it. */
+static pb_status open_gguf_tokenizer(pb_model *model, pb_error *err) {
+    json_t *root = NULL;
+    const pb_gguf_model *file = model->sources[0]->gguf;
+    PB_TRY(open_tokenizer(model, err));
+    if (model->tokenizer)
+        return PB_OK;
+    PB_TRY(pb_gguf_model_tokenizer(file, &root, err));
+    pb_status status = root ? pb_tokenizer_from_json(model->ctx, root, file->path, &model->tokenizer, err) : PB_OK;
+    json_decref(root);
+    return status;
+}
+
+static pb_status list_gguf(pb_loading *loading, void *unused, pb_error *err) {
+    (void)unused;
+    return pb_files_list(loading, err);
+}
+
+static pb_status fill_from_gguf(pb_model *model, const char *path, pb_error *err) {
+    model->sources = pb_alloc(model->ctx, 1, sizeof *model->sources);
+    if (!model->sources)
+        return pb_fail_memory(err, model->ctx, sizeof *model->sources, "the list of weight files");
+    PB_TRY(pb_source_open(model->ctx, path, pb_path_name(path), &model->sources[0], err));
+    model->n_sources = 1;
+    PB_TRY(pb_gguf_model_config(model->sources[0]->gguf, &model->config, &model->config_length, err));
+    PB_TRY(pb_model_build(model, path, list_gguf, NULL, err));
+    return open_gguf_tokenizer(model, err);
+}
+
+static pb_status open_gguf(pb_context *ctx, const char *path, const pb_load_options *options, pb_model **out,
+                           pb_error *err) {
+    pb_model *model = NULL;
+    char *folder = pb_path_folder(ctx, path);
+    const char *file = pb_path_name(path);
+    char *name = pb_strndup(ctx, file, strlen(file) - strlen(".gguf"));
+    pb_status status = folder && name ? pb_model_new(ctx, folder, name, &model, err)
+                                      : pb_fail_memory(err, ctx, strlen(path), "a model's name");
+    pb_free(folder);
+    pb_free(name);
+    if (status != PB_OK)
+        return status;
+    if (options)
+        model->options = *options;
+    model->stream_choice = model->options.stream ? PB_STREAM_ASKED : PB_STREAM_IF_NEEDED;
+    status = fill_from_gguf(model, path, err);
+    if (status == PB_OK)
+        *out = model;
+    else
+        pb_model_unref(model);
+    return status;
+}
+
 pb_status pb_model_open(pb_context *ctx, const char *folder, const pb_load_options *options, pb_model **out,
                         pb_error *err) {
     pb_model *model = NULL;
+    char *gguf = NULL;
     if (options)
         PB_TRY(check_options(options, err));
+    PB_TRY(pb_files_find_gguf(ctx, folder, &gguf, err));
+    if (gguf) {
+        pb_status status = open_gguf(ctx, gguf, options, out, err);
+        pb_free(gguf);
+        return status;
+    }
     PB_TRY(check_folder(folder, err));
     PB_TRY(create(ctx, folder, &model, err));
     if (options)
@@ -307,7 +368,7 @@ char *pb_model_dtypes(const pb_model *model, char *buffer, size_t size) {
 }
 
 char *pb_model_storage(const pb_model *model, char *buffer, size_t size) {
-    static const char *const kinds[] = {"safetensors", "PyTorch", "memory"};
+    static const char *const kinds[] = {"safetensors", "PyTorch", "GGUF", "memory"};
     buffer[0] = '\0';
     for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++) {
         size_t n = 0;

@@ -61,9 +61,28 @@ static pb_status open_safetensors(pb_context *ctx, const char *path, const char 
     return PB_OK;
 }
 
+static pb_status open_gguf(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err) {
+    pb_gguf_model *file = NULL;
+    PB_TRY(pb_gguf_model_open(ctx, path, &file, err));
+    pb_source *source = NULL;
+    pb_status status = create(ctx, name, file->count, &source, err);
+    if (status != PB_OK) {
+        pb_gguf_model_close(file);
+        return status;
+    }
+    source->kind = "GGUF";
+    source->gguf = file;
+    for (size_t i = 0; i < source->count; i++)
+        source->entries[i] = &file->entries[i];
+    *out = source;
+    return PB_OK;
+}
+
 pb_status pb_source_open(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err) {
     bool torch = ends_with(name, ".bin") || ends_with(name, ".pt") || ends_with(name, ".pth");
-    return torch ? open_torch(ctx, path, name, out, err) : open_safetensors(ctx, path, name, out, err);
+    return torch                      ? open_torch(ctx, path, name, out, err)
+           : ends_with(name, ".gguf") ? open_gguf(ctx, path, name, out, err)
+                                      : open_safetensors(ctx, path, name, out, err);
 }
 
 bool pb_source_has(const pb_source *source, const char *entry) {
@@ -111,6 +130,7 @@ void pb_source_unref(pb_source *source) {
         return;
     pb_safetensors_unref(source->safetensors);
     pb_torch_close(source->torch);
+    pb_gguf_model_close(source->gguf);
     pb_tensor_unref(source->tensor);
     pb_free(source->entries);
     pb_free(source->name);
@@ -122,6 +142,8 @@ bool pb_source_is_memory(const pb_source *source) { return source->tensor != NUL
 static pb_mapping mapping_of(const pb_source *source) {
     if (source->safetensors)
         return pb_safetensors_mapping(source->safetensors);
+    if (source->gguf)
+        return pb_gguf_mapping(source->gguf->file);
     return source->torch ? pb_torch_mapping(source->torch) : (pb_mapping){NULL, 0};
 }
 

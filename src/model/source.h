@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "model/gguf.h"
 #include "patchbay/tensorio.h"
 
 typedef struct pb_source {
@@ -15,12 +16,13 @@ typedef struct pb_source {
     const pb_entry **entries; /* [count], borrowed from what the fields below hold */
     pb_safetensors *safetensors;
     pb_torch *torch;
+    pb_gguf_model *gguf;
     pb_tensor *tensor; /* in memory: one tensor, whose values its owner may change */
     pb_entry given;    /* what it looks like as an entry */
 } pb_source;
 
-/* path: of the file; name: its name without folder. What ends with .bin, .pt or .pth is a PyTorch state dict, all else
- * safetensors. */
+/* path: of the file; name: its name without folder. What ends with .bin, .pt or .pth is a PyTorch state dict, with
+ * .gguf GGUF, all else safetensors. */
 pb_status pb_source_open(pb_context *ctx, const char *path, const char *name, pb_source **out, pb_error *err);
 bool pb_source_has(const pb_source *source, const char *entry);
 /* A reference to the tensor is taken. It must be contiguous: errors name it. int32 is for buffers that nobody reads. */

@@ -5,20 +5,37 @@
 
 #include "model/tokenizer_internal.h"
 
-pb_status pb_tokenizer_open(pb_context *ctx, const char *path, pb_tokenizer **out, pb_error *err) {
+static pb_status create(pb_context *ctx, pb_tokenizer **out, pb_error *err) {
     pb_tokenizer *t = pb_alloc_zero(ctx, 1, sizeof *t);
     if (!t)
         return pb_fail_memory(err, ctx, sizeof *t, "a tokenizer");
     atomic_init(&t->references, 1);
     t->ctx = pb_context_ref(ctx);
     t->bos = t->eos = -1;
-    pb_status status = pb_tok_load(t, path, err);
-    if (status != PB_OK) {
-        pb_tok_destroy(t);
-        return status;
-    }
     *out = t;
     return PB_OK;
+}
+
+pb_status pb_tokenizer_open(pb_context *ctx, const char *path, pb_tokenizer **out, pb_error *err) {
+    pb_tokenizer *t = NULL;
+    PB_TRY(create(ctx, &t, err));
+    pb_status status = pb_tok_load(t, path, err);
+    if (status == PB_OK)
+        *out = t;
+    else
+        pb_tok_destroy(t);
+    return status;
+}
+
+pb_status pb_tokenizer_from_json(pb_context *ctx, json_t *root, const char *where, pb_tokenizer **out, pb_error *err) {
+    pb_tokenizer *t = NULL;
+    PB_TRY(create(ctx, &t, err));
+    pb_status status = pb_tok_load_json(t, root, where, err);
+    if (status == PB_OK)
+        *out = t;
+    else
+        pb_tok_destroy(t);
+    return status;
 }
 
 pb_tokenizer *pb_tokenizer_ref(pb_tokenizer *t) {

@@ -8,15 +8,21 @@ tokenizer, has_tokenizer, config, storage, dtypes, streamed.]] },
   { name = "pb.load", signature = "pb.load(name [, { fold_ln =, center_writing_weights =, center_unembed =, fold_value_biases =, stream = }]) -> model",
     summary = "Open a model by name, folder or Hugging Face id.",
     text = [[
-name: a built-in model ("facts"), a folder with config.json and model.safetensors or pytorch_model.bin (or their shards), or a
-Hugging Face id ("org/name", "org/name@revision") that is in the local hub cache: on the command line, patchbay get org/name
-downloads it (patchbay help get). The weights are mapped, not read: a large file opens in milliseconds.
+name: a built-in model ("facts"), a folder with config.json and model.safetensors or pytorch_model.bin (or their shards), a .gguf
+file, a folder with one and no other weights, or a Hugging Face id ("org/name", "org/name@revision") that is in the local hub
+cache: on the command line, patchbay get org/name downloads it (patchbay help get). The weights are mapped, not read: a large file
+opens in milliseconds.
 fold_ln to fold_value_biases are TransformerLens's weight processing, each by itself and off by default; they change the values of
 sites (and center_unembed the logits by a constant per position), not what the model predicts.
 stream = true keeps no more of the weights in memory than one layer at a time, for models bigger than memory: the next layer is
 fetched from the file while the present one computes, once per sweep for all variants together. Values are the same to the bit.
 It happens by itself, with a warning, when the weights as stored do not fit what is left of the memory budget (--memory), to which
 the largest layer is then charged. Not together with weight processing, which makes float32 copies.
+GGUF: tensors of F32, F16, BF16 and Q8_0; the file's metadata are the configuration and, unless a tokenizer.json lies beside it, the
+tokenizer. Weights have the names and shapes of a Hugging Face folder. What such a file stores otherwise is copied into memory when it
+is opened: q and k of llama, olmo, granite and smollm3, fused q, k and v of gptneox, bloom and falcon, the matrices of gpt2, and
+Q8_0, which becomes float32 (four times the size in the file). What llama.cpp does not write down is not known: Mistral's window,
+Gemma's query_pre_attn_scalar where it is not the usual one.
 Errors name the file, the tensor or the key that is wrong; an unknown architecture lists the known ones.]],
     example = [[local model = pb.load "facts"]] },
   { name = "pb.model", signature = "pb.model { config = table | text | model, weights = { name = tensor }, tokenizer =, name = } -> model",
@@ -115,7 +121,7 @@ positions cover the new ones, listed positions stay where they are in the prompt
   { name = "model.parameters", signature = "model.parameters -> number", summary = "Number of weights; tied ones count once." },
   { name = "model.weight_bytes", signature = "model.weight_bytes -> number", summary = "Bytes of the weights as stored." },
   { name = "model.streamed", signature = "model.streamed -> true or false", summary = "Whether only one layer of the weights at a time is kept in memory (pb.load's stream)." },
-  { name = "model.storage", signature = "model.storage -> text", summary = "What the weights are stored in: \"safetensors (2 files)\", \"PyTorch (1 file) and memory (3 tensors)\"." },
+  { name = "model.storage", signature = "model.storage -> text", summary = "What the weights are stored in: \"safetensors (2 files)\", \"GGUF (1 file) and memory (3 tensors)\"." },
   { name = "model.dtypes", signature = "model.dtypes -> text", summary = "Stored types of the weights, most bytes first: \"BF16 and F32\"." },
   { name = "model.tokenizer", signature = "model.tokenizer -> tokenizer", summary = "The model's tokenizer; an error where the folder has none." },
   { name = "model.has_tokenizer", signature = "model.has_tokenizer -> true or false", summary = "Whether the folder has a tokenizer.json." },
