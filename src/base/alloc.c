@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/context_private.h"
 
@@ -77,6 +78,22 @@ static size_t block_size(size_t count, size_t size) {
     return payload > (size_t)PTRDIFF_MAX - OVERHEAD ? 0 : payload + OVERHEAD;
 }
 
+/* Large blocks are walked through again and again: in pages of 2 MiB they cost a few hundred times fewer page faults
+ * and fewer misses of the address cache. A hint only; where it is unknown or refused nothing changes. */
+static void prefer_huge_pages(void *raw, size_t size) {
+#if defined(MADV_HUGEPAGE)
+    enum { LARGE = 8 << 20, PAGE = 1 << 16 }; /* PAGE: a multiple of every base page size */
+    if (size < (size_t)LARGE)
+        return;
+    const uintptr_t begin = ((uintptr_t)raw + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
+    const uintptr_t end = ((uintptr_t)raw + size) & ~(uintptr_t)(PAGE - 1);
+    (void)madvise((void *)begin, end - begin, MADV_HUGEPAGE);
+#else
+    (void)raw;
+    (void)size;
+#endif
+}
+
 static void *allocate(pb_context *ctx, size_t count, size_t size, bool zero) {
     size_t total = block_size(count, size);
     if (!total || injected_failure(ctx) || !pb_context_charge(ctx, total))
@@ -86,6 +103,7 @@ static void *allocate(pb_context *ctx, size_t count, size_t size, bool zero) {
         pb_context_discharge(ctx, total);
         return NULL;
     }
+    prefer_huge_pages(raw, total);
     atomic_fetch_add(&ctx->allocations, 1);
     unsigned char *block = payload_in(raw);
     *header_of(block) = (block_header){.ctx = pb_context_ref(ctx), .raw = raw, .charged = total};

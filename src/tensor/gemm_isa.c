@@ -221,8 +221,11 @@ PB_INLINE void multiply_group(const float *a, const int rows, const float *b, in
                               int n, bool add, const float *bias) {
     vf sums[GROUP][2];
     PB_UNROLL
-    for (int r = 0; r < rows; r++)
+    for (int r = 0; r < rows; r++) {
+        __builtin_prefetch(y + r * ldy, 1); /* lies a row of Y apart, and is wanted last */
+        __builtin_prefetch(y + r * ldy + n - 1, 1);
         sums[r][0] = sums[r][1] = vset1(0.0f);
+    }
     for (int64_t k = 0; k < depth; k++, a += rows, b += WIDTH) {
         vf low = vload(b), high = vload(b + VL);
         PB_UNROLL
