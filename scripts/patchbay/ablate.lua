@@ -2,7 +2,7 @@
 -- (position by position, or over all positions); or its value in another prompt ("resample"). Values are raw; grid:change() gives drops.
 local pb = require "patchbay"
 local cells = require "patchbay.cells"
-local means, records = require "patchbay.means", require "patchbay.records"
+local means, places, records = require "patchbay.means", require "patchbay.places", require "patchbay.records"
 
 local ablate = { means = means.of }
 
@@ -86,7 +86,7 @@ function ablate.groups(set, groups, given)
   local known = { kind = "mean" }
   for key, value in pairs(OPTIONS) do known[key] = value end
   local o = pb.options(given, known, "ablate.groups")
-  return measure(cells.set(set, "ablate.groups"), o.kind, cells.named(groups, "group"), function(group) return group end, o, "ablate.groups")
+  return measure(cells.set(set, "ablate.groups"), o.kind, cells.named(places.groups(groups, "ablate.groups"), "group"), function(group) return group end, o, "ablate.groups")
 end
 
 local rows_meta = {}

@@ -131,19 +131,6 @@ function cells.measure(set, list, make, o)
   return pb.mean(parts)
 end
 
--- The patches of places { site =, layer =, head =, pos = } with the pair's numbers for named positions, and what to put there.
-function cells.patches(set, i, places, action)
-  local patches = {}
-  for k, place in ipairs(places) do
-    local patch = {}
-    for _, key in ipairs { "site", "layer", "pos", "head", "neuron", "dest", "src" } do patch[key] = place[key] end
-    for _, key in ipairs { "pos", "dest", "src" } do
-      if type(patch[key]) == "string" and patch[key] ~= "all" then patch[key] = set:position(patch[key], i) end
-    end
-    for key, value in pairs(action) do patch[key] = value end
-    patches[k] = patch
-  end
-  return patches
-end
+cells.patches = require "patchbay.places".patches
 
 return cells

@@ -23,6 +23,20 @@ local function blocked_edges(kind, subject, last)
   return { { dest = last, src = src } }
 end
 
+-- Facts of data.facts, or of one's own: { prompt =, subject =, answer = }; each with its run, the subject's positions and the answer's id.
+local function facts_of(model, facts, name)
+  local list = {}
+  for i = 1, #facts do
+    local fact = facts[i]
+    local run = fact.run or (fact.prompt and model:run(fact.prompt)) or pb.fail("%s: fact %d is no { prompt =, subject =, answer = }", name, i)
+    local answer = fact.answer
+    if answer == nil then answer = run:top(1)[1].id end
+    list[i] = { run = run, positions = fact.positions or type(fact.subject) == "table" and fact.subject or run:find(fact.subject),
+                answer = type(answer) == "string" and model:token(answer) or answer }
+  end
+  return #list > 0 and list or pb.fail("%s: the list of facts is empty", name)
+end
+
 -- The last state of the residual stream replaced by an earlier one: the logit lens, with the model's own final norm and unembedding.
 function enrichment.lens(run, site, layer, pos)
   return { { site = "resid_post", layer = run.model.layers - 1, pos = pos, from = run, from_site = site, from_layer = layer, from_pos = pos } }
@@ -43,9 +57,11 @@ end
 -- enrichment.knockout(model, facts [, { window =, memory = }]) -> grid [blocked, layer] of the answer's probability; base: nothing blocked
 function enrichment.knockout(model, facts, given)
   local o = pb.options(given, { "memory", window = 3 }, "trace.knockout")
+  if math.type(o.window) ~= "integer" or o.window < 1 then pb.fail("trace.knockout: window must be a number of layers, got %s", tostring(o.window)) end
+  if o.window > model.layers then pb.fail("trace.knockout: a window of %d layers is wider than the model, which has %d", o.window, model.layers) end
+  facts = facts_of(model, facts, "trace.knockout")
   local requests = {}
-  for i = 1, #facts do
-    local fact = facts[i]
+  for _, fact in ipairs(facts) do
     local metric, last = pb.metric.prob(fact.answer), #fact.run - 1
     for _, kind in ipairs(BLOCKED) do
       local edges = blocked_edges(kind, fact.positions, last)
@@ -73,10 +89,10 @@ end
 function enrichment.states(model, facts, given)
   local o = pb.options(given, { "memory" }, "trace.states_say")
   local places, result = { "last subject token", "last token" }, {}
+  facts = facts_of(model, facts, "trace.states_say")
   for _, kind in ipairs { "rank", "prob" } do
     local requests = {}
-    for i = 1, #facts do
-      local fact = facts[i]
+    for _, fact in ipairs(facts) do
       for _, pos in ipairs { fact.positions[#fact.positions], #fact.run - 1 } do
         local metric = pb.metric[kind](fact.answer, { pos = pos })
         for layer = 0, model.layers - 1 do

@@ -5,7 +5,9 @@ local flow = {}
 
 -- lens.rollout(run [, { residual = 0.5, layers = }]) -> grid [dest, src]: patterns, mean over heads, mixed with the identity and multiplied up
 function flow.rollout(run, given)
+  if getmetatable(run) ~= "run" then pb.fail "lens.rollout: the first argument must be a run" end
   local o = pb.options(given, { residual = 0.5, layers = run.model.layers }, "lens.rollout")
+  if type(o.residual) ~= "number" or o.residual < 0 or o.residual > 1 then pb.fail("lens.rollout: residual must be a share from 0 to 1, got %s", tostring(o.residual)) end
   local through, eye = nil, pb.zeros { #run, #run }
   for p = 0, #run - 1 do eye:set(p, p, 1) end
   for layer = 0, o.layers - 1 do
@@ -20,8 +22,9 @@ end
 function flow.examples(model, prompts, given)
   local o, best = pb.options(given, { "layer", "neuron", k = 10, batch = 32 }, "lens.examples"), {}
   if not o.layer or not o.neuron then pb.fail "lens.examples needs layer and neuron" end
+  prompts = require "patchbay.means".prompts(prompts, "lens.examples")
   for first = 1, #prompts, o.batch do
-    for i, run in ipairs(model:runs { table.unpack(prompts, first, math.min(first + o.batch - 1, #prompts)) }) do
+    for i, run in ipairs(require "patchbay.means".runs(model, { table.unpack(prompts, first, math.min(first + o.batch - 1, #prompts)) })) do
       local values = run[{ site = "mlp_post", layer = o.layer, neuron = o.neuron }]:reshape(-1)
       local top, places = values:topk(math.min(o.k, #run))
       for j, pos in ipairs(places:tolist()) do

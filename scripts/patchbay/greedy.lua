@@ -24,6 +24,9 @@ return function(set, metric, given)
   local patching = require "patchbay.patching"
   local o = pb.options(given, { "candidates", "most", "memory", share = 0.9, direction = "denoising" }, "patching.greedy")
   set = cells.set(set, "patching.greedy")
+  if type(o.share) ~= "number" or o.share <= 0 then pb.fail("patching.greedy: share must be a number above 0 (0.9: nine tenths), got %s", tostring(o.share)) end
+  if o.most ~= nil and (math.type(o.most) ~= "integer" or o.most < 1) then pb.fail("patching.greedy: most must be a number of components, got %s", tostring(o.most)) end
+  if o.candidates and #o.candidates == 0 then pb.fail "patching.greedy: the list of candidates is empty" end
   local left = { table.unpack(o.candidates or patching.components(set.model)) }
   local chosen, steps, recovered = {}, {}, 0
   local options = { memory = o.memory, direction = o.direction }

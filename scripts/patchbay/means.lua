@@ -4,14 +4,27 @@ local pb = require "patchbay"
 local means = {}
 
 -- Prompts from what may be given: a set (its clean prompts), a list of pairs' runs, texts or lists of ids.
-function means.prompts(data)
+function means.prompts(data, name)
   local list = {}
   for i = 1, #data do
     local entry = data[i]
     list[i] = getmetatable(data) == "set" and entry.clean or type(entry) == "table" and entry.run or entry
   end
-  if #list == 0 then pb.fail("ablate: the data set is empty") end
+  if #list == 0 then pb.fail("%s: the data set is empty", name or "ablate") end
   return list
+end
+
+-- Runs of prompts in their order; those that are runs already stay.
+function means.runs(model, prompts)
+  local texts, at = {}, 0
+  for _, prompt in ipairs(prompts) do
+    if getmetatable(prompt) ~= "run" then texts[#texts + 1] = prompt end
+  end
+  local made, runs = #texts > 0 and model:runs(texts) or {}, {}
+  for i, prompt in ipairs(prompts) do
+    if getmetatable(prompt) == "run" then runs[i] = prompt else at, runs[i] = at + 1, made[at + 1] end
+  end
+  return runs
 end
 
 -- means.of(model, data, site [, { positions = "each" | "all", batch = 64 }]) -> list by layer (from 1) of tensors: [pos, ...] with
@@ -24,9 +37,7 @@ function means.of(model, data, site, given)
   for _, axis in ipairs(info.axes) do axes[axis] = true end
   if axes.dest then pb.fail("ablate.means: site '%s' has no positions to average over; its values depend on the prompt's length", site) end
   for first = 1, #prompts, o.batch do
-    local runs, texts = {}, {}
-    for i = first, math.min(first + o.batch - 1, #prompts) do table.insert(getmetatable(prompts[i]) == "run" and runs or texts, prompts[i]) end
-    for _, run in ipairs(#texts > 0 and model:runs(texts) or {}) do runs[#runs + 1] = run end
+    local runs = means.runs(model, { table.unpack(prompts, first, math.min(first + o.batch - 1, #prompts)) })
     for _, run in ipairs(runs) do
       length = length or #run
       if o.positions == "each" and #run ~= length then

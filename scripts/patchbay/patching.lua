@@ -2,7 +2,7 @@
 -- one and measure. "denoising" puts clean values into the corrupted run, "noising" the other way. Values are raw; grid:recovered()
 -- gives shares. Many pairs at once: mean, standard error, each pair's grid in .parts.
 local pb = require "patchbay"
-local cells = require "patchbay.cells"
+local cells, places = require "patchbay.cells", require "patchbay.places"
 
 local patching = {}
 
@@ -81,10 +81,9 @@ end
 function patching.groups(set, metric, groups, given)
   local o = pb.options(given, { "memory", "dry", direction = "denoising" }, "patching.groups")
   set = cells.set(set, "patching.groups")
-  if type(groups) ~= "table" or #groups == 0 then pb.fail("patching.groups needs a list of groups, each a list of { site =, layer =, head =, pos = }") end
   local into, from = sides(o.direction, "patching.groups")
   o.metric, o.run, o.target, o.name = metric or "logit_diff", into, from, "groups"
-  return cells.measure(set, cells.named(groups, "group"), function(pair, group, i)
+  return cells.measure(set, cells.named(places.groups(groups, "patching.groups"), "group"), function(pair, group, i)
     return cells.patches(set, i, group, { from = pair[from] })
   end, o)
 end

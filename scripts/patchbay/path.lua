@@ -70,12 +70,14 @@ local function of_pair(set, i, senders, receivers, o)
   end
   if o.new == "other" then hold.from = math.max(hold.from, reach.first_difference(run, other)) end
   for s in ipairs(senders) do starts[s] = variant(model, run, places[s], new, o, hold) end
-  for _, node in ipairs(o.via or {}) do
-    local stop = nodes.places(set, i, node, "receiver", o.pos)
+  for k, node in ipairs(o.via or {}) do
+    local stop, connected = nodes.places(set, i, node, "receiver", o.pos), false
     for s, values in ipairs(arriving(run, starts, stop, o)) do
+      connected = connected or reach.latest(stop) > order[s]
       starts[s] = variant(model, run, stop, function(place) return { value = values[place] } end, o, hold)
       order[s] = reach.earliest(stop)
     end
+    if not connected then pb.fail("path: node %d of the way comes before what should reach it in the computation: no path exists", k + 1) end
   end
   local final, all = {}, {}
   for r, node in ipairs(receivers) do

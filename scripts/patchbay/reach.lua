@@ -20,6 +20,12 @@ function reach.earliest(places)
   return least
 end
 
+function reach.latest(places)
+  local most = -math.huge
+  for _, place in ipairs(places) do most = math.max(most, reach.order(place)) end
+  return most
+end
+
 function reach.first_layer(places)
   local layer = math.huge
   for _, place in ipairs(places) do layer = math.min(layer, place.layer or (place.short:find "embed" and 0 or math.huge)) end

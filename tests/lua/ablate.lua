@@ -126,6 +126,19 @@ check.test("ablate: curves begin at the base and end with all of the order", fun
   check.eq(curve.values:get(2), both.values:get(0))
 end)
 
+check.test("ablate: the leave-one-out table is sorted by size, and each row is the component's own ablation", function()
+  local rows = ablate.leave_one_out(ioi, { kind = "mean" })
+  check.eq(#rows, ioi.model.layers * (ioi.model.heads + 1))
+  for i = 2, #rows do check.ok(math.abs(rows[i].change) <= math.abs(rows[i - 1].change), "row " .. i) end
+  local grid = ablate.mean(ioi)
+  for _, row in ipairs(rows) do
+    if row.head then check.close(row.value, (grid:get { layer = row.layer, head = row.head }), 1e-4, row.name) end
+    check.close(row.value - rows.base, row.change, 1e-4)
+  end
+  local text = tostring(rows)
+  check.ok(text:find("^without +metric +change +± se\n%(nothing%)") and text:find("\n" .. rows[1].name:gsub("%p", "%%%0")), text)
+end)
+
 check.test("ablate: bad input is told", function()
   check.raises(function() ablate.mean(pairs_, { positions = "each" }) end, "no mean position by position")
   check.raises(function() ablate.means(model, {}, "z") end, "empty")
@@ -134,6 +147,8 @@ check.test("ablate: bad input is told", function()
   check.raises(function() ablate.resample(set, { data = { { 1, 2, 3 } } }) end, "7 tokens")
   check.raises(function() ablate.mean(set, { data = { { 1, 2, 3 } } }) end, "3 tokens", "7")
   check.raises(function() ablate.groups(set, { {} }, { kind = "means" }) end, "did you mean 'mean'")
+  check.raises(function() ablate.groups(set, { { { site = "z", layer = 1, heed = 2 } } }, { kind = "zero" }) end, "group 1, place 1", "did you mean 'head'")
+  check.raises(function() ablate.groups(set, {}, { kind = "zero" }) end, "list of groups")
   check.raises(function() ablate.zero(set, { metrik = "prob" }) end, "did you mean 'metric'")
   check.raises(function() ablate.zero("x") end, "set of pairs")
 end)

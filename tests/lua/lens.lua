@@ -224,6 +224,13 @@ check.test("lens: the examples that excite a neuron most are the largest of all 
   for i = 1, 3 do check.eq({ best[i].value, best[i].prompt, best[i].pos, best[i].token }, all[i]) end
 end)
 
+check.test("lens: the most exciting prompts may be texts, ids, runs or facts, in any mixture", function()
+  local texts = { "The Eiffel Tower is located", "Mary and John went", "one two three" }
+  local wanted = lens.examples(facts, texts, { layer = 2, neuron = 40, k = 4 })
+  local got = lens.examples(facts, { facts:run(texts[1]), texts[2], facts:encode(texts[3]) }, { layer = 2, neuron = 40, k = 4 })
+  for i = 1, 4 do check.eq({ got[i].value, got[i].prompt, got[i].pos }, { wanted[i].value, wanted[i].prompt, wanted[i].pos }) end
+end)
+
 check.test("lens: errors say what was wrong", function()
   local run = facts:run "The Eiffel Tower"
   check.raises(function() lens.grid(run, {}) end, "needs answer")
@@ -233,4 +240,7 @@ check.test("lens: errors say what was wrong", function()
   check.raises(function() lens.attribution(run, {}) end, "needs answer")
   check.raises(function() lens.attribution(run, { answer = " Paris", pos = 40 }) end, "pos must be a position")
   check.raises(function() lens.examples(facts, { "a" }, { layer = 1 }) end, "layer and neuron")
+  check.raises(function() lens.examples(facts, {}, { layer = 1, neuron = 2 }) end, "lens.examples: the data set is empty")
+  check.raises(function() lens.rollout(run, { residual = 1.5 }) end, "share from 0 to 1")
+  check.raises(function() lens.rollout("text") end, "must be a run")
 end)

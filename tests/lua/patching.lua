@@ -177,6 +177,27 @@ check.test("patching: greedy finds a small set that restores the share, and says
   check.eq({ #short, short.reached }, { 1, false })
 end)
 
+check.test("patching: groups and greedy say what was wrong; a place alone is a group of one", function()
+  local place = { site = "z", layer = 2, head = 3 }
+  check.eq(patching.groups(ioi, "logit_diff", { place }).values, patching.groups(ioi, "logit_diff", { { place } }).values)
+  check.raises(function() patching.groups(ioi, "logit_diff", { { { site = "z", layr = 2, head = 3 } } }) end, "group 1, place 1", "did you mean 'layer'")
+  check.raises(function() patching.groups(ioi, "logit_diff", { { place, { layer = 2, head = 3 } } }) end, "place 2 has no site")
+  check.raises(function() patching.groups(ioi, "logit_diff", { "2.3" }) end, "group 1 must be a list of places")
+  check.raises(function() patching.groups(ioi, "logit_diff", {}) end, "list of groups")
+  for _, wrong in ipairs { { share = 0 }, { share = "all" }, { most = 0 }, { candidates = {} }, { candidates = { { site = "z", layer = 2, hed = 3 } } } } do
+    check.raises(function() patching.greedy(ioi, "logit_diff", wrong) end, "patching.g")
+  end
+end)
+
+check.test("patching: a window is the layers around each together; one wider than the model is refused", function()
+  local grid = patching.mlp_out(ioi, "logit_diff", { window = 3, pos = { "S2" } })
+  local group = {}
+  for layer = 1, 3 do group[#group + 1] = { site = "mlp_out", layer = layer, pos = "S2" } end
+  check.close((grid:get { layer = 2, pos = "S2" }), patching.groups(ioi, "logit_diff", { group }).values:item(), 1e-5)
+  check.raises(function() patching.mlp_out(ioi, "logit_diff", { window = 7, pos = { "S2" } }) end, "wider than the model, which has 6")
+  check.raises(function() patching.mlp_out(ioi, "logit_diff", { window = 0, pos = { "S2" } }) end, "window must be a positive number")
+end)
+
 check.test("patching: pairs of different length are swept by the names that all of them have", function()
   local set = data.facts(model, "facts", { n = 15, seed = 1, quiet = true }):pairs { seed = 1, quiet = true }
   local share = patching.resid_pre(set, "logit_diff"):recovered()

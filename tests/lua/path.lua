@@ -233,6 +233,10 @@ check.test("path: errors say what was wrong", function()
   fails({ senders = "heads", receiver = "logits", mlps = "dead" }, "mlps must be one of live, frozen")
   check.raises(function() path.sweep({}, { senders = "heads", receiver = "logits" }) end, "must be a set of pairs")
   check.raises(function() path.chain(c.set, { "logits" }) end, "at least two nodes")
+  -- a receiver before its sender, at the first step and on the way
+  check.raises(function() path.chain(c.set, { { layer = 2, head = 0 }, { site = "k", layer = 1, head = 1 }, "logits" }) end, "node 2 of the way", "no path exists")
+  check.raises(function() path.chain(c.set, { { layer = 0, head = 0 }, { site = "k", layer = 2, head = 1 }, { site = "mlp", layer = 1 }, "logits" }) end, "node 3 of the way")
+  check.raises(function() path.chain(c.set, { { layer = 2, head = 0 }, { site = "q", layer = 2, head = 1 }, "logits" }) end, "no path exists")
 end)
 
 check.test("path: components are the embeddings, heads and MLPs, each as it is alone", function()

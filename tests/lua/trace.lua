@@ -223,6 +223,38 @@ check.test("trace: the average finds both sites of the built-in model, with its 
   check.eq(all.n, 20)
 end)
 
+check.test("trace: facts count once, or their tokens do; noise may be a function that is called in their order", function()
+  local facts, calls = { FACT, { prompt = "The capital of Germany is", subject = "Germany", answer = " Berlin" } }, {}
+  local function noise_of(tokens, draw)
+    calls[#calls + 1] = { tokens, draw }
+    return pb.randn { tokens, 128, seed = 9, draw = #calls } * 0.3
+  end
+  local by_fact = trace.average(model, facts, { noise = noise_of, samples = 2, window = 3, kinds = { "block" } })
+  check.eq(calls, { { 5, 0 }, { 5, 1 }, { 1, 0 }, { 1, 1 } })
+  calls = {}
+  local by_token = trace.average(model, facts, { noise = noise_of, samples = 2, window = 3, kinds = { "block" }, each = "token" })
+  check.eq({ by_fact.low, by_fact.block.about.noise }, { by_token.low, "a function's" })
+  -- further tokens: " located in the city" of one, none of the other; last: one each
+  check.eq(by_fact.block.values:select(1, 5), by_token.block.values:select(1, 5), "one token each")
+  local three = { FACT, FACT, { prompt = "Everybody knows that the Eiffel Tower is located in the city of", subject = "Eiffel Tower", answer = " Paris" } }
+  local one = trace.rome(model, three[3], quick)
+  local pooled, each = trace.average(model, three, with { kinds = { "block" }, each = "token" }), trace.average(model, three, with { kinds = { "block" } })
+  local function mean_of(fact, class)
+    local result = trace.rome(model, fact, with { kinds = { "block" } })
+    local sum, n = 0, 0
+    for i, c in ipairs(trace.classes(result.positions, #result.clean)) do
+      if c == class then sum, n = sum + result.block:get { layer = 2, pos = i - 1 } - result.low, n + 1 end
+    end
+    return sum, n
+  end
+  local a, n = mean_of(three[1], 2)
+  local b, m = mean_of(three[3], 2)
+  check.close(each.block.values:get(2, 1), (2 * a / n + b / m) / 3, 1e-6)
+  check.close(pooled.block.values:get(2, 1), (2 * a + b) / (2 * n + m), 1e-6)
+  check.eq(#one.positions, m + 2)
+  check.raises(function() trace.average(model, facts, { each = "prompt" }) end, "fact, token")
+end)
+
 check.test("trace: an answer that the model does not give is an error, or counted, or traced, as asked", function()
   local wrong = { prompt = FACT.prompt, subject = FACT.subject, answer = " Rome" }
   check.raises(function() trace.rome(model, wrong, quick) end, "' Paris'", "' Rome'", "unknown")
@@ -286,6 +318,16 @@ check.test("trace.states_say: the state after the last layer is the model's own 
   local says = trace.says(fact.run, -1, 3)
   check.eq({ #says, #says[1] }, { 6, 3 })
   check.eq(says[6][1], model:decode { fact.answer })
+end)
+
+check.test("trace: knock-out and what states say take facts of one's own; what is wrong with them is told", function()
+  local facts = data.facts(model, { FACT }, { quiet = true })
+  check.eq(trace.knockout(model, { FACT }).values, trace.knockout(model, facts).values)
+  check.eq(trace.states_say(model, { FACT }).prob.values, trace.states_say(model, facts).prob.values)
+  check.raises(function() trace.knockout(model, { FACT }, { window = 7 }) end, "wider than the model, which has 6")
+  check.raises(function() trace.knockout(model, { FACT }, { window = "3" }) end, "number of layers")
+  check.raises(function() trace.knockout(model, {}) end, "empty")
+  check.raises(function() trace.states_say(model, { { subject = "x" } }) end, "fact 1")
 end)
 
 check.test("trace.divergence: against a right run, the attention that fetches the answer", function()

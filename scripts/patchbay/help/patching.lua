@@ -38,11 +38,12 @@ stack("block_every", "resid_pre, attn_out and mlp_out by layer and position.")
 stack("attn_head_all_pos_every", "Every head's output, query, key, value and pattern, at all positions.")
 stack("attn_head_by_pos_every", "Every head's output, query, key, value and pattern rows, by position.")
 list[#list + 1] = { name = "patchbay.patching.groups", signature = "patching.groups(set, metric, groups [, { direction =, memory =, dry = }]) -> grid [group]",
-  summary = "Several places patched together.", text = "A group is a list of places { site =, layer =, head =, pos =, ... } with an optional name; positions may be names." }
+  summary = "Several places patched together.", text = "A group is a list of places { site =, layer =, head =, pos =, ... } with an optional name, or one place; positions may be names." }
 list[#list + 1] = { name = "patchbay.patching.components", signature = "patching.components(model) -> list of places", summary = "Every head's output and every MLP, with names." }
 list[#list + 1] = { name = "patchbay.patching.greedy", signature = "patching.greedy(set, metric [, { share = 0.9, candidates =, most =, direction =, memory = }]) -> list of places",
   summary = "A small set of components that restores a given share.",
   text = [[
 Adds the candidate (default: patching.components) that restores most together with those chosen, until the share is reached or `most` are chosen; then
-leaves out each that is not needed any more. Fields: recovered, reached, steps ({ name =, recovered = }). Greedy: a smaller set may exist.]] }
+leaves out each that is not needed any more. Fields: recovered, reached, steps ({ name =, recovered = }). Greedy: a smaller set may exist. The first MLP often
+restores everything by itself, since it stands for the tokens: give heads alone as candidates to see past it.]] }
 return list

@@ -65,7 +65,8 @@ before anything was restored; restored and held in one cell: the later patch at 
     summary = "Attention knock-out over windows of layers (Geva et al. 2023).",
     text = [[
 The answer's probability while scores are -inf in the layers of a window: the last position may not read the subject; tokens of the subject may not
-read earlier ones of it; the last position may not read the rest. facts: of data.facts. grid.base: nothing blocked.]] },
+read earlier ones of it; the last position may not read the rest. facts: of data.facts, or { prompt =, subject =, answer = }. window: a layer's own and as
+many around it; wider than the model is an error. grid.base: nothing blocked.]] },
   { name = "patchbay.trace.states_say", signature = "trace.states_say(model, facts [, { memory = }]) -> { rank =, prob = }",
     summary = "What the states after each layer say about the answer, at the last subject token and at the end.",
     text = "Grids [place, layer] of the answer's rank and probability, by the model's own final norm and unembedding (logit lens)." },
