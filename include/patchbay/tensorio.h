@@ -49,6 +49,9 @@ const pb_entry *pb_safetensors_at(const pb_safetensors *file, size_t i);        
 const pb_entry *pb_safetensors_find(const pb_safetensors *file, const char *name); /* NULL if absent */
 const char *pb_safetensors_metadata(const pb_safetensors *file, const char *key);  /* NULL if absent */
 size_t pb_safetensors_bytes(const pb_safetensors *file);
+/* Entry i as a tensor, as pb_entry_load gives it; float32 and int32 are not copied but lie in the mapped file, which stays open for
+ * as long. Pages that are written to become the process's own; the file is never changed. Those are not charged to the budget. */
+pb_status pb_safetensors_tensor(pb_context *ctx, pb_safetensors *file, size_t i, pb_tensor **out, pb_error *err);
 
 /* A state dict that torch.save wrote (PyTorch 1.6 or newer): names and tensors, or a dictionary that has such a one under
  * "state_dict". The file is mapped; its pickle is read without executing anything: a name in it that does not belong to

@@ -75,6 +75,10 @@ void pb_file_unmap(pb_mapping *map) {
     *map = (pb_mapping){NULL, 0};
 }
 
+bool pb_mapping_allow_changes(const pb_mapping *map) {
+    return map->data && mprotect((void *)(uintptr_t)map->data, map->size, PROT_READ | PROT_WRITE) == 0;
+}
+
 /* The whole pages that bytes lie in. */
 static char *page_span(const void *data, size_t bytes, size_t *length) {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), begin = (uintptr_t)data / page * page,

@@ -23,6 +23,10 @@ void pb_file_unmap(pb_mapping *map); /* idempotent; leaves {NULL, 0} */
 void pb_mapping_prefetch(const void *data, size_t bytes);
 void pb_mapping_release(const void *data, size_t bytes);
 
+/* Lets the mapping's bytes be changed: for this process alone, page by page as they are written, never the file. False: the system
+ * does not allow it; reading is as before. */
+bool pb_mapping_allow_changes(const pb_mapping *map);
+
 /* Contents into a new block (pb_free) with a NUL behind the last byte. More than max_size bytes: PB_ERR_FORMAT.
  * *size may be NULL. */
 pb_status pb_file_read(pb_context *ctx, const char *path, size_t max_size, char **out, size_t *size, pb_error *err);

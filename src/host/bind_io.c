@@ -9,6 +9,9 @@
 
 static void release_safetensors(void *object) { pb_safetensors_unref(object); }
 
+static void release_torch(void *object) { pb_torch_close(object); }
+
+const pb_class PB_TORCH_CLASS = {.name = "PyTorch file", .release = release_torch};
 const pb_class PB_SAFETENSORS_CLASS = {.name = "safetensors", .release = release_safetensors};
 
 enum { TEXT_BYTES = 1 << 30 };
@@ -30,6 +33,27 @@ static int read_safetensors(lua_State *L) {
     lua_createtable(L, 0, (int)n);
     for (size_t i = 0; i < n; i++) {
         const pb_entry *entry = pb_safetensors_at(file, i);
+        lua_pushstring(L, entry->name);
+        pb_box *item = pb_new_tensor(L);
+        pb_tensor *t = NULL;
+        PB_LUA(L, pb_safetensors_tensor(ctx, file, i, &t, pb_lua_error(L)));
+        pb_fill_tensor(L, item, t);
+        lua_rawset(L, -3);
+    }
+    return 1;
+}
+
+static int read_torch(lua_State *L) {
+    const char *path = input(L);
+    pb_context *ctx = pb_host_context(L);
+    pb_box *box = pb_box_new(L, &PB_TORCH_CLASS, 0);
+    pb_torch *file = NULL;
+    PB_LUA(L, pb_torch_open(ctx, path, &file, pb_lua_error(L)));
+    box->object = file;
+    size_t n = pb_torch_count(file);
+    lua_createtable(L, 0, (int)n);
+    for (size_t i = 0; i < n; i++) {
+        const pb_entry *entry = pb_torch_at(file, i);
         lua_pushstring(L, entry->name);
         pb_box *item = pb_new_tensor(L);
         pb_tensor *t = NULL;
@@ -178,6 +202,7 @@ static int json_encode(lua_State *L) {
 }
 
 const luaL_Reg PB_CORE_IO[] = {{"read_safetensors", read_safetensors},
+                               {"read_torch", read_torch},
                                {"read_npy", read_npy},
                                {"read_text", read_text},
                                {"json_decode", json_decode},

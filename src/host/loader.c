@@ -424,6 +424,7 @@ void pb_loader_open(lua_State *L) {
     pb_class_open(L, &PB_STRBUF_CLASS);
     pb_class_open(L, &PB_JSON_CLASS);
     pb_class_open(L, &PB_SAFETENSORS_CLASS);
+    pb_class_open(L, &PB_TORCH_CLASS);
     pb_class_open(L, &PB_NESTED_CLASS);
     const char *scripts = pb_path_push_scripts(L);
     lua_newtable(L);

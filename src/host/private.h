@@ -161,7 +161,7 @@ extern const luaL_Reg PB_TENSOR_OPERATORS[];
 int pb_check_shape(lua_State *L, int first, int64_t shape[PB_MAX_DIMS], bool allow_inferred);
 
 /* A text in the making that the collector frees: push a box, append, push the text (or raise). */
-extern const pb_class PB_STRBUF_CLASS, PB_JSON_CLASS, PB_SAFETENSORS_CLASS, PB_NESTED_CLASS;
+extern const pb_class PB_STRBUF_CLASS, PB_JSON_CLASS, PB_SAFETENSORS_CLASS, PB_TORCH_CLASS, PB_NESTED_CLASS;
 pb_strbuf *pb_new_strbuf(lua_State *L);
 /* What is there: `where` is "file 'x.json'" for messages. Push JSON text for the value at index; push the value of a text. */
 void pb_json_encode(lua_State *L, int index, const char *where);

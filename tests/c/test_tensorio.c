@@ -329,6 +329,54 @@ static void safetensors_open__beyond_4_gib(void **state) {
     pb_safetensors_unref(file);
 }
 
+/* float32 and int32 lie in the file and may be changed, which the file is not; other types are copies. The tensor outlives the
+ * file's handle. */
+static void safetensors_tensor__lies_in_the_file(void **state) {
+    fixture *f = *state;
+    pb_error err = {0};
+    enum { N = 1 << 20 };
+    const char *path = test_path(f->folder, "mapped.safetensors");
+    pb_tensor *x = normal(f->ctx, SHAPE(N / 4, 4)), *ids = NULL, *back = NULL, *again = NULL;
+    assert_ok(pb_tensor_from_ints(f->ctx, SHAPE(3), (const int32_t[]){1, -2, 3}, &ids, &err));
+    const pb_named_tensor named[] = {{"ids", ids}, {"x", x}};
+    assert_ok(pb_safetensors_write(f->ctx, path, named, 2, NULL, 0, &err));
+    pb_safetensors *file = NULL;
+    assert_ok(pb_safetensors_open(f->ctx, path, &file, &err));
+    size_t place = strcmp(pb_safetensors_at(file, 0)->name, "x") == 0 ? 0 : 1, before = pb_context_memory_used(f->ctx);
+    assert_ok(pb_safetensors_tensor(f->ctx, file, place, &back, &err));
+    assert_true(pb_context_memory_used(f->ctx) - before < 4096);
+    assert_ptr_equal(pb_tensor_floats(back), pb_safetensors_at(file, place)->data);
+    pb_tensor *small = NULL;
+    assert_ok(pb_safetensors_tensor(f->ctx, file, 1 - place, &small, &err));
+    assert_tensor_equal(small, ids);
+    pb_safetensors_unref(file);
+    assert_tensor_equal(back, x);
+    assert_ok(pb_tensor_fill(back, 7.0, &err));
+    assert_true(pb_tensor_floats(back)[N - 1] == 7.0f);
+    pb_tensor_unref(small);
+    assert_ok(pb_safetensors_open(f->ctx, path, &file, &err)); /* as it was */
+    assert_ok(pb_safetensors_tensor(f->ctx, file, place, &again, &err));
+    assert_tensor_equal(again, x);
+    pb_safetensors_unref(file);
+    pb_tensor_unref(again);
+    pb_tensor_unref(back);
+    pb_tensor_unref(ids);
+    pb_tensor_unref(x);
+
+    /* half floats, and float32 at an odd place, are copied */
+    path = write_raw(f,
+                     "{\"h\":{\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,2]},"
+                     "\"o\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[2,6]}}",
+                     6);
+    assert_ok(pb_safetensors_open(f->ctx, path, &file, &err));
+    for (size_t i = 0; i < 2; i++) {
+        assert_ok(pb_safetensors_tensor(f->ctx, file, i, &back, &err));
+        assert_ptr_not_equal(pb_tensor_floats(back), pb_safetensors_at(file, i)->data);
+        pb_tensor_unref(back);
+    }
+    pb_safetensors_unref(file);
+}
+
 /* ---- safetensors: writing ------------------------------------------------------------------------------------ */
 
 static void safetensors_write__round_trip_bit_for_bit(void **state) {
@@ -658,6 +706,7 @@ int main(void) {
         TEST(safetensors_open__length_field),
         TEST(safetensors_open__every_truncation_is_refused),
         TEST(safetensors_open__beyond_4_gib),
+        TEST(safetensors_tensor__lies_in_the_file),
         TEST(safetensors_write__round_trip_bit_for_bit),
         TEST(safetensors_write__bad_names_are_refused),
         TEST(writers__report_a_full_disk),

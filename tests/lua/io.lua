@@ -16,6 +16,31 @@ test("safetensors: names, shapes, types, metadata", function()
   raises(function() pb.write("a.safetensors", {}, { metadat = {} }) end, "unknown field 'metadat'", "did you mean 'metadata'?")
 end)
 
+test("safetensors lies in its file until it is changed, and the file is not", function()
+  pb.write("big.safetensors", { x = pb.arange(0, 3e5) })
+  local x = pb.read("big.safetensors").x
+  collectgarbage()
+  x:add_(1)
+  eq({ x:get(0), x:get(299999) }, { 1.0, 300000.0 })
+  eq(pb.read("big.safetensors").x:get(299999), 299999.0)
+end)
+
+test("state dicts of torch.save", function()
+  local folder = (check.environment "PB_TEST_DATA" or "tests") .. "/golden/storage/files/"
+  local back = pb.read(folder .. "small.pt")
+  eq(back.a:totable(), { { 0.0, 1.0, 2.0 }, { 3.0, 4.0, 5.0 } })
+  eq(back.b:totable(), { 0, 1, 2, 3 })
+  eq(back.c:item(), 2.5)
+  eq(back.e.shape, { 4, 3 })
+  eq(back.g:totable(), { 1, 0 })
+  local n = 0
+  for _ in pairs(back) do n = n + 1 end
+  eq(n, 8)
+  raises(function() pb.read(folder .. "forbidden.pt") end, "forbidden.pt")
+  raises(function() pb.read(folder .. "legacy.pt") end, "before version 1.6")
+  raises(function() pb.write("x.pt", back) end, "does not know that of 'x.pt'")
+end)
+
 test("npy", function()
   pb.write("a.npy", pb.tensor { { 1, 2, 3 } })
   eq(pb.read("a.npy"):totable(), { { 1.0, 2.0, 3.0 } })

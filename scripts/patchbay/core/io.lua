@@ -1,7 +1,7 @@
 -- pb.read and pb.write: files by their extension. Where a recipe may read and write: patchbay help pb.read, pb.write.
 local pb, core = ...
 
-local READABLE = ".safetensors, .npy, .csv, .json, .jsonl, .txt, .md"
+local READABLE = ".safetensors, .pt, .bin, .npy, .csv, .json, .jsonl, .txt, .md"
 local WRITABLE = ".safetensors, .npy, .csv, .json, .jsonl, .txt"
 
 -- ---- CSV (RFC 4180): the first record names the columns -----------------------------------------------------------------
@@ -177,6 +177,9 @@ end
 
 local readers = {
   safetensors = core.read_safetensors,
+  pt = core.read_torch,
+  pth = core.read_torch,
+  bin = core.read_torch,
   npy = core.read_npy,
   csv = function(name) return csv_decode(core.read_text(name), name) end,
   json = function(name) return core.json_decode(core.read_text(name), name) end,

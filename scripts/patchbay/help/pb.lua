@@ -35,9 +35,11 @@ text, true or false, or a list (items by commas, of the kind of the default's fi
 an error that lists those it has; reading one from the result is, too. May be called once.]],
     example = 'local arg = pb.params { model = "facts", n = 100, layers = { 0, 1, 2 } }   -- ... n=20 layers=3,4' },
 
-  { name = "pb.read", signature = "pb.read(file) -> data", summary = "Read a file by its ending: .safetensors, .npy, .csv, .json, .jsonl, .txt, .md.",
+  { name = "pb.read", signature = "pb.read(file) -> data", summary = "Read a file by its ending: .safetensors, .pt, .bin, .npy, .csv, .json, .jsonl, .txt, .md.",
     text = [[
-.safetensors: a table of names and tensors (floats of any width as float32, integers as int32). .npy: a tensor. .csv: a list of
+.safetensors: a table of names and tensors (floats of any width as float32, integers as int32). Float32 and int32 lie in the mapped
+file and cost memory only where they are changed, which the file never is. .pt, .pth, .bin: the same of a state dict that torch.save
+wrote; nothing in it is executed. .npy: a tensor. .csv: a list of
 rows, each a table by the names of the first line (numbers where a field is one and was not quoted), and the list of names.
 .json: a value; .jsonl: a list of values; null is pb.null. .txt, .md: the text.
 
