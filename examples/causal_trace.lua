@@ -10,15 +10,16 @@ local facts = data.facts(model, arg.facts, { n = arg.n, seed = arg.seed, subject
 local noised = trace.average(model, facts, { noise = arg.noise, samples = arg.samples, window = arg.window, seed = arg.seed })
 local swapped = trace.average(model, facts:pairs { seed = arg.seed }, { window = arg.window })
 
-print(("probability of the answer: %.3f clean, %.3f with noise, %.3f with another subject"):format(noised.high, noised.low, swapped.low))
-print(("average total effect of the noise: %.3f ± %.3f"):format(noised.ate, noised.ate_se))
-for _, kind in ipairs { "block", "mlp", "attn" } do
-  local best = noised[kind]:top(1)[1]
-  print(("%-5s carries most in layer %d, %s: %.3f ± %.3f of probability"):format(kind, best.layer, noised[kind].labels.class[best.class + 1], best.value, best.se))
-end
+print(noised)
+print(("with another subject instead of noise: probability %.3f; block %.2f, MLP %.2f, attention %.2f"):format(
+  swapped.low, swapped.block:max(), swapped.mlp:max(), swapped.attn:max()))
 
 trace.lines(noised):save "causal_trace.png"
 pb.plot.panels { noised.block:titled "noise: block", noised.mlp:titled "noise: MLP", noised.attn:titled "noise: attention",
                  swapped.block:titled "another subject: block", swapped.mlp:titled "another subject: MLP", swapped.attn:titled "another subject: attention",
                  columns = 3 }:save "noise_or_subject.png"
 noised.mlp:save "mlp.csv"
+
+-- Through which modules do the states at the last subject token work?
+local severed = trace.severed(model, facts, { noise = arg.noise, samples = arg.samples, seed = arg.seed })
+pb.plot.bar { values = severed, x = "restored block", title = "Last subject token, modules above it severed" }:save "severed.png"

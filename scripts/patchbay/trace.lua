@@ -4,7 +4,7 @@
 local pb = require "patchbay"
 local noise, rome, enrichment = require "patchbay.noise", require "patchbay.rome", require "patchbay.enrichment"
 
-local trace = { sigma = noise.sigma, knockout = enrichment.knockout, states_say = enrichment.states, says = enrichment.says,
+local trace = { sigma = noise.sigma, severed = require "patchbay.severed", knockout = enrichment.knockout, states_say = enrichment.states, says = enrichment.says,
                 divergence = require "patchbay.divergence" }
 
 local CLASSES = { "first subject token", "middle subject tokens", "last subject token", "first token after", "further tokens", "last token" }
@@ -60,6 +60,25 @@ local function facts_of_pairs(set)
   return list
 end
 
+-- The averages as a table: each class of tokens by layer, and its largest effect with the 95 % interval.
+local Average = {}
+function Average:__tostring()
+  local lines = { ("%d facts: probability of the answer %.3f clean, %.3f corrupted; average total effect %.3f ± %.3f"):format(
+    self.n, self.high, self.low, self.ate, 1.96 * self.ate_se) }
+  for _, kind in ipairs { "block", "mlp", "attn" } do
+    local grid = self[kind]
+    if grid then lines[#lines + 1] = ("%s; average indirect effect by layer, and the largest ± 95 %%"):format(grid.name) end
+    for c, class in ipairs(grid and CLASSES or {}) do
+      local values, words, best = grid.values:select(1, c - 1):tolist(), {}, 1
+      for l, x in ipairs(values) do words[l], best = ("%5.2f"):format(x):gsub("%-(0%.00)$", " %1"), x > values[best] and l or best end
+      local se = grid.se and (" ± %.2f"):format(1.96 * grid.se:get(best - 1, c - 1)) or ""
+      lines[#lines + 1] = self.counts[c] == 0 and ("  %-22s none"):format(class)
+        or ("  %-22s %s   %.2f%s in layer %d"):format(class, table.concat(words, " "), values[best], se, best - 1)
+    end
+  end
+  return table.concat(lines, "\n")
+end
+
 -- trace.average(model, facts | set [, options]) -> { block =, mlp =, attn = (grids [layer, class] of indirect effects), ate =, ... }
 function trace.average(model, facts, given)
   local own = {}
@@ -106,7 +125,7 @@ function trace.average(model, facts, given)
                           about = { model = model.name, facts = #kept, noise = noise.text(o.noise), samples = o.samples, window = o.window, seed = o.seed, each = each,
                                     items = "facts", base_is = "nothing restored", target_is = "total effect" } }
   end
-  return all
+  return setmetatable(all, Average)
 end
 
 -- trace.lines(all) -> figure: the average effect by layer, a line with its 95 % interval for each class of tokens

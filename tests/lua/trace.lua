@@ -320,6 +320,25 @@ check.test("trace.states_say: the state after the last layer is the model's own 
   check.eq(says[6][1], model:decode { fact.answer })
 end)
 
+check.test("trace: averages print as a table; severed paths are its blocks with MLPs or attention held", function()
+  local facts = { FACT, { prompt = "The capital of Germany is", subject = "Germany", answer = " Berlin" } }
+  local all = trace.average(model, facts, quick)
+  local text, best = tostring(all), all.block:top(1)[1]
+  check.ok(text:find("2 facts: probability of the answer 0%.9%d+ clean"), text)
+  for _, name in ipairs { "block;", "mlp, window of 3;", "attn, window of 3;", "last subject token", ("%.2f ± %.2f in layer %d"):format(best.value, 1.96 * best.se, best.layer) } do
+    check.ok(text:find(name, 1, true), name .. " is missing in\n" .. text)
+  end
+  local grid = trace.severed(model, facts, { noise = 0.34, samples = 3, window = 3, seed = 1 })
+  check.eq(grid.axes, { "severed", "layer" })
+  check.eq(grid.values:select(0, 0), all.block.values:select(1, 2))
+  for i, severed in ipairs { "mlp", "attn" } do
+    local one = trace.average(model, facts, with { kinds = { "block" }, sever = severed })
+    check.eq(grid.values:select(0, i), one.block.values:select(1, 2), severed)
+  end
+  check.ok((grid:get { severed = 1, layer = 0 }) < (grid:get { severed = 0, layer = 0 }), "early states work through MLPs")
+  check.raises(function() trace.severed(model, facts, { sever = "mlp" }) end, "in turn")
+end)
+
 check.test("trace: knock-out and what states say take facts of one's own; what is wrong with them is told", function()
   local facts = data.facts(model, { FACT }, { quiet = true })
   check.eq(trace.knockout(model, { FACT }).values, trace.knockout(model, facts).values)

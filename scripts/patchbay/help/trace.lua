@@ -50,7 +50,13 @@ Options as trace.rome, and each: "fact" (default: every fact counts once, with t
 in ROME's notebook). Grids [layer, class] of the average indirect effect, P(restored) - P(corrupted); grid.se is the standard error over facts
 (1.96 of it is the 95 % interval). Classes: first, middle and last subject token, first token after, further tokens, last token.
 ate, ate_se: the average total effect; low, high, n, skipped, counts (facts that have each class), scale, facts ({ low, high, fact }).
-A set of pairs with a position "subject" is corrupted by each pair's other prompt.]] },
+It prints as a table. A set of pairs with a position "subject" is corrupted by each pair's other prompt.]],
+    example = [[print(trace.average(model, data.facts(model, "facts", { n = 50 }), { window = 3 }))]] },
+  { name = "patchbay.trace.severed", signature = "trace.severed(model, facts | set [, options]) -> grid [severed, layer]",
+    summary = "The effect of restored blocks at the last subject token while MLPs, or attention, above them stay corrupted.",
+    text = [[
+Figure 3 of the paper. Options as trace.average, without kinds and sever. What is lost against the row "nothing" passes through these modules.]],
+    example = [[pb.plot.bar { values = trace.severed(model, facts, { samples = 5 }), x = "restored block" }:save "severed.png"]] },
   { name = "patchbay.trace.lines", signature = "trace.lines(average [, settings]) -> figure", summary = "The averages by layer, a line with its 95 % interval for each class of token." },
   { name = "patchbay.trace.states", signature = "trace.states(model, fact, cells [, options]) -> tensor [cells], low, high",
     summary = "Any states restored together, any held at their corrupted values (ROME's trace_with_repatch).",
