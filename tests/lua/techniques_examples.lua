@@ -30,7 +30,7 @@ check.test("example probe: what is read at the subject is used there", function(
 end)
 
 check.test("example compare: patching has the fact at the subject, a probe reads answers at the end before they are there", function()
-  has(run "compare", "\n    4  subject_last +0%.9%d", "\n    4  end +0%.0[01] +%-?0%.00 +0%.[45]%d", "MLP 0 at its mean: .* %-9%.", "rank correlation with patching: gradient 0%.")
+  has(run "compare", "\n    4  subject_last +0%.9%d", "\n    4  end +0%.0[01] +%-?0%.00 +0%.[45]%d", "MLP 0 at its mean: .* %-10%.%d", "rank correlation with patching: gradient 0%.")
 end)
 
 -- ---- recipes of ../shared, as written ------------------------------------------------------------------------------------------------
