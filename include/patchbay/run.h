@@ -25,7 +25,8 @@ pb_status pb_run_create_patched(pb_model *model, const int32_t *const *ids, cons
                                 pb_error *err);
 /* A run on tokens that may share a prefix with `run` (which must be unpatched): the shared part is taken over, not computed. */
 pb_status pb_run_fork(pb_run *run, const int32_t *ids, size_t n, pb_run **out, pb_error *err);
-/* The run with patches held in place. All sites, all positions have the patched run's values. Patches of a patched run stay. */
+/* The run with patches held in place. All sites, all positions have the patched run's values. Patches of a patched run stay. A
+ * patch of scores or of a pattern that chooses masked entries only (src after dest) is refused: it would change nothing. */
 pb_status pb_run_patched(pb_run *run, const pb_patch *patches, size_t n, pb_run **out, pb_error *err);
 
 pb_run *pb_run_ref(pb_run *run);
@@ -61,6 +62,8 @@ typedef struct pb_measure_options {
     bool dry;          /* plan only: nothing runs */
     bool allow_unread; /* a patch that nothing measured can depend on gives the base's value instead of an error */
     size_t memory; /* bytes that the call may use for its work; 0: what the context's budget leaves, at most 512 MiB */
+    size_t
+        first_number; /* what messages call requests[0], and so on up: of a list from 1, or of a part of a longer one */
 } pb_measure_options;
 
 /* What a call costs. A row is one position of one variant in one layer. */

@@ -3,6 +3,7 @@
 #include "engine/internal.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { MAX_COLUMNS = 96 };
@@ -413,20 +414,34 @@ static pb_status finish_lanes(finisher *f, int32_t *positions, pb_error *err) {
     return flush(f, err);
 }
 
+/* A metric that is not a number is an error: in a table it would be one blank cell among thousands. */
+static pb_status fail_value(const finisher *f, const pb_lane *lane, pb_error *err) {
+    char whose[64], cause[512];
+    pb_lane_whose(lane, whose, sizeof whose);
+    if (lane->metric->kind == PB_METRIC_FN)
+        return pb_fail(
+            err, PB_ERR_NUMERIC,
+            "the metric's function gave NaN for the logits%s: 0 / 0, or the logarithm of a negative number? Let it "
+            "return a number (infinity is one) where the value is not defined",
+            whose);
+    if (!pb_model_find_nonfinite(f->pass->model, f->spec->layers, cause, sizeof cause))
+        snprintf(cause, sizeof cause,
+                 "all weights after the last layer are finite, so look at patches at the final sites");
+    return pb_fail(err, PB_ERR_NUMERIC, "the metric (%s)%s is not a number, though all residual streams are finite: %s",
+                   pb_metric_kind_name(lane->metric->kind), whose, cause);
+}
+
 static pb_status check_values(finisher *f, int32_t *positions, pb_error *err) {
     for (size_t i = 0; i < f->pass->n_lanes; i++) {
         pb_lane *lane = &f->pass->lanes[i];
-        if (lane->stop_layer < f->spec->layers || !lane->metric || lane->metric->kind == PB_METRIC_FN)
+        if (lane->stop_layer < f->spec->layers || !lane->metric)
             continue;
-        int32_t n;
-        PB_TRY(pb_metric_positions(lane->metric, f->pass->model, lane->T, positions, &n, err));
+        int32_t n = 1;
+        if (lane->metric->kind != PB_METRIC_FN)
+            PB_TRY(pb_metric_positions(lane->metric, f->pass->model, lane->T, positions, &n, err));
         lane->value /= n;
         if (isnan(lane->value))
-            return pb_fail(err, PB_ERR_NUMERIC,
-                           "the metric (%s) of variant %zu is not a number, though all residual streams are finite: "
-                           "look at ln_final, the "
-                           "unembedding, and patches at the final sites",
-                           pb_metric_kind_name(lane->metric->kind), lane->index);
+            return fail_value(f, lane, err);
     }
     return PB_OK;
 }

@@ -123,7 +123,9 @@ typedef struct pb_lane {
     /* what is wanted */
     const pb_metric *metric;
     double value;
-    size_t index; /* of the request, for errors and callbacks */
+    size_t index;  /* of the request, for callbacks */
+    bool many;     /* it is one of several: messages give its number */
+    size_t number; /* ... which the caller counts from wherever it likes (pb_measure_options.first_number) */
     pb_capture *captures;
     size_t n_captures;
     int stop_layer;         /* last layer that must be computed; layers: the final norm and logits too */
@@ -158,6 +160,12 @@ void pb_row_sets_init(pb_row_sets *sets, void *scratch, int32_t T);
 void pb_lane_rows(const pb_spec *spec, const pb_lane *lane, int layer, pb_row_sets *sets);
 /* Rows dirty after the embedding stage. */
 void pb_lane_embed_rows(const pb_lane *lane, uint8_t *mask);
+/* " of variant 3", " of a patched run" or "", for messages; returns buffer. */
+const char *pb_lane_whose(const pb_lane *lane, char *buffer, size_t size);
+/* An edit of scores or of a pattern all of whose entries are masked: no row attends there. */
+bool pb_edit_is_masked(const pb_spec *spec, const pb_edit *edit);
+/* Refuses a request's patches that are masked. */
+pb_status pb_lane_check_masked(const pb_spec *spec, const pb_lane *lane, pb_error *err);
 /* Does anything that the lane wants depend on the edit? */
 bool pb_edit_is_read(const pb_spec *spec, const pb_lane *lane, const pb_edit *edit);
 /* Edits of lane at (layer, kind): first index, and how many. */

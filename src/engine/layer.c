@@ -2,6 +2,7 @@
 #include "engine/internal.h"
 
 #include <assert.h>
+#include <stdio.h>
 #include <string.h>
 
 /* ---- rows of a lane -------------------------------------------------------------------------------------------------------- */
@@ -356,12 +357,18 @@ static pb_status check_finite(const pb_group *g, pb_error *err) {
     int32_t row = 0;
     while (pb_rows_finite(lane->x + row * D, D, 1, D))
         row++;
-    return pb_fail(err, PB_ERR_NUMERIC,
-                   "values stop being finite (NaN or infinity) in layer %d: blocks.%d.hook_resid_post at position "
-                   "%d%s; a weight of this layer "
-                   "is not finite%s",
-                   g->layer, g->layer, lane->pos[row], lane->n_edits ? " of a patched run" : "",
-                   lane->n_edits ? ", a patch put it there, or an attention row was left without any key" : "");
+    char whose[64], cause[512];
+    if (!pb_model_find_nonfinite(g->pass->model, g->layer, cause, sizeof cause) &&
+        !(g->layer == 0 && pb_model_find_nonfinite(g->pass->model, -1, cause, sizeof cause)))
+        snprintf(cause, sizeof cause, "all weights of the layer are finite, so %s",
+                 lane->n_edits
+                     ? "a patch put it there, an attention row was left without any key, or a number became too "
+                       "large for float32"
+                     : "a number became too large for float32");
+    return pb_fail(
+        err, PB_ERR_NUMERIC,
+        "values stop being finite (NaN or infinity) in layer %d: blocks.%d.hook_resid_post at position %d%s; %s",
+        g->layer, g->layer, lane->pos[row], pb_lane_whose(lane, whose, sizeof whose), cause);
 }
 
 pb_status pb_layer_run(pb_pass *pass, int layer, pb_lane **lanes, size_t n, pb_error *err) {

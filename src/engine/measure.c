@@ -27,6 +27,15 @@ typedef struct plan_state {
     pb_plan plan;
 } plan_state;
 
+static size_t number_of(const plan_state *s, size_t i) { return i + (s->options ? s->options->first_number : 0); }
+
+/* An error of request i says which it is. */
+static pb_status place_error(const plan_state *s, size_t i, pb_status status, pb_error *err) {
+    if (status == PB_OK || s->n == 1 || status == PB_ERR_MEMORY || status == PB_ERR_STOPPED)
+        return status;
+    return pb_error_prefix(err, status, "variant %zu: ", number_of(s, i));
+}
+
 /* A lane for a request; captures' data is set only when it runs. */
 static pb_status lane_of(const plan_state *s, size_t i, pb_arena *arena, pb_lane *lane, pb_cost *cost, pb_error *err) {
     const pb_request *r = &s->requests[i];
@@ -37,6 +46,8 @@ static pb_status lane_of(const plan_state *s, size_t i, pb_arena *arena, pb_lane
     lane->fresh_from = r->base->T;
     lane->metric = r->metric;
     lane->index = i;
+    lane->many = s->n > 1;
+    lane->number = number_of(s, i);
     lane->n_captures = r->n_captures;
     lane->captures = pb_arena_get(arena, r->n_captures * sizeof *lane->captures + 1);
     if (!lane->captures)
@@ -105,7 +116,7 @@ static pb_status make_plan(plan_state *s, pb_error *err) {
             if (status != PB_OK)
                 break;
         }
-        status = lane_of(s, i, &arena, &lane, &cost, err);
+        status = place_error(s, i, lane_of(s, i, &arena, &lane, &cost, err), err);
         if (status != PB_OK)
             break;
         int64_t group = pb_group_rows_for(s->spec, s->memory / 3);
@@ -119,10 +130,10 @@ static pb_status make_plan(plan_state *s, pb_error *err) {
             bytes = 0;
         }
         if (status == PB_OK && own + fixed > s->memory && s->options && s->options->memory)
-            status =
-                pb_fail(err, PB_ERR_MEMORY,
-                        "variant %zu alone needs %.1f MB of working memory (%d rows of %d), the call may use %.1f MB",
-                        i, (double)(own + fixed) / 1e6, cost.max_rows, s->spec->d_model, (double)s->memory / 1e6);
+            status = pb_fail(
+                err, PB_ERR_MEMORY,
+                "variant %zu alone needs %.1f MB of working memory (%d rows of %d), the call may use %.1f MB",
+                number_of(s, i), (double)(own + fixed) / 1e6, cost.max_rows, s->spec->d_model, (double)s->memory / 1e6);
         bytes += own;
         open.n++;
         open.flops += cost.flops;
@@ -179,20 +190,22 @@ static pb_status run_chunk(const plan_state *s, const chunk_bounds *chunk, const
     return status;
 }
 
-static pb_status check_requests(const pb_request *requests, size_t n, bool dry, const double *values,
-                                pb_tensor ***captures, pb_error *err) {
+static pb_status check_requests(const pb_request *requests, size_t n, const pb_measure_options *options,
+                                const double *values, pb_tensor ***captures, pb_error *err) {
+    bool dry = options && options->dry;
+    size_t first = options ? options->first_number : 0;
     if (n == 0)
         return pb_fail(err, PB_ERR_ARGUMENT, "there is no variant to measure");
     for (size_t i = 0; i < n; i++) {
         if (requests[i].base->model != requests[0].base->model)
             return pb_fail(err, PB_ERR_ARGUMENT,
-                           "variant %zu is of another model: measure the models one after the other", i);
+                           "variant %zu is of another model: measure the models one after the other", first + i);
         if (!requests[i].metric && requests[i].n_captures == 0)
-            return pb_fail(err, PB_ERR_ARGUMENT, "variant %zu has neither a metric nor a site to look at", i);
+            return pb_fail(err, PB_ERR_ARGUMENT, "variant %zu has neither a metric nor a site to look at", first + i);
         if (dry) /* writes nothing */
             continue;
         if ((requests[i].metric && !values) || (requests[i].n_captures && !captures))
-            return pb_fail(err, PB_ERR_ARGUMENT, "variant %zu asks for results that have nowhere to go", i);
+            return pb_fail(err, PB_ERR_ARGUMENT, "variant %zu asks for results that have nowhere to go", first + i);
     }
     return PB_OK;
 }
@@ -208,7 +221,7 @@ static void drop_captures(const pb_request *requests, size_t n, pb_tensor ***cap
 pb_status pb_measure(const pb_request *requests, size_t n, const pb_measure_options *options, double *values,
                      pb_tensor ***captures, pb_plan *plan, pb_error *err) {
     bool dry = options && options->dry;
-    PB_TRY(check_requests(requests, n, dry, values, captures, err));
+    PB_TRY(check_requests(requests, n, options, values, captures, err));
     pb_model *model = requests[0].base->model;
     pb_context *ctx = pb_model_context(model);
     plan_state s = {

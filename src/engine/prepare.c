@@ -148,12 +148,43 @@ static pb_status set_need(pb_arena *arena, const pb_model *model, pb_lane *lane,
     return PB_OK;
 }
 
+const char *pb_lane_whose(const pb_lane *lane, char *buffer, size_t size) {
+    buffer[0] = '\0';
+    if (lane->many)
+        snprintf(buffer, size, " of variant %zu", lane->number);
+    else if (lane->n_edits)
+        snprintf(buffer, size, " of a patched run");
+    return buffer;
+}
+
+static pb_status fail_masked(const pb_spec *spec, const pb_edit *e, pb_error *err) {
+    char site[64], window[64] = "", where[96] = "";
+    if (spec->layer[e->layer].window)
+        snprintf(window, sizeof window, ", and no more than %lld back", (long long)spec->layer[e->layer].window - 1);
+    if (e->n[1] == 1 && e->n[2] == 1)
+        snprintf(where, sizeof where, " at dest %d, src %d", pb_edit_at(e, 1, 0), pb_edit_at(e, 2, 0));
+    return pb_fail(
+        err, PB_ERR_ARGUMENT,
+        "the patch at '%s'%s would change nothing: all that it chooses is masked (dest attends to itself and to "
+        "what is before it%s, so src is at most dest); were dest and src exchanged?",
+        pb_site_name(e->patch->site, site, sizeof site), where, window);
+}
+
+pb_status pb_lane_check_masked(const pb_spec *spec, const pb_lane *lane, pb_error *err) {
+    for (size_t i = 0; i < lane->n_edits; i++)
+        if (lane->edits[i].own && pb_edit_is_masked(spec, &lane->edits[i]))
+            return fail_masked(spec, &lane->edits[i], err);
+    return PB_OK;
+}
+
 static pb_status check_read(const pb_model *model, const pb_lane *lane, pb_error *err) {
     for (size_t i = 0; i < lane->n_edits; i++) {
         const pb_edit *e = &lane->edits[i];
         if (!e->own || e->patch->op == PB_PATCH_FN || pb_edit_is_read(pb_model_spec(model), lane, e))
             continue;
         char site[64], where[96] = "";
+        if (pb_edit_is_masked(pb_model_spec(model), e))
+            return fail_masked(pb_model_spec(model), e, err);
         pb_site_name(e->patch->site, site, sizeof site);
         int axis = pb_edit_row_axis(e);
         if (e->n[axis] == 1)

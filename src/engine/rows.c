@@ -231,11 +231,11 @@ void pb_lane_rows(const pb_spec *spec, const pb_lane *lane, int layer, pb_row_se
 
 /* ---- is an edit read? -------------------------------------------------------------------------------------------------------- */
 
-/* One entry of a pattern or of scores exists only where dest sees src. */
+/* One entry of a pattern or of scores exists only where dest sees src. rows: of the dests that count; NULL: all do. */
 static bool any_visible(const pb_edit *e, int64_t window, const uint8_t *rows) {
     for (int32_t i = 0; i < e->n[1]; i++) {
         int32_t dest = pb_edit_at(e, 1, i);
-        if (!rows[dest])
+        if (rows && !rows[dest])
             continue;
         for (int32_t j = 0; j < e->n[2]; j++) {
             int32_t src = pb_edit_at(e, 2, j);
@@ -246,12 +246,27 @@ static bool any_visible(const pb_edit *e, int64_t window, const uint8_t *rows) {
     return false;
 }
 
+bool pb_edit_is_masked(const pb_spec *spec, const pb_edit *e) {
+    bool known = e->n[0] == 0 || e->n[1] == 0 || e->n[2] == 0;
+    return e->by_head && !known && !any_visible(e, spec->layer[e->layer].window, NULL);
+}
+
+/* A masked entry is seen nowhere but at its own site. */
+static bool captured_here(const pb_lane *lane, const pb_edit *e) {
+    for (size_t i = 0; i < lane->n_captures; i++)
+        if (lane->captures[i].site.layer == e->layer && lane->captures[i].site.kind == e->kind)
+            return true;
+    return false;
+}
+
 bool pb_edit_is_read(const pb_spec *spec, const pb_lane *lane, const pb_edit *e) {
     int32_t first = lane->T;
     int axis = pb_edit_row_axis(e);
     bool meets_need = false;
     if (e->n[0] == 0 || e->n[1] == 0 || e->n[2] == 0)
         return true; /* known to change nothing, which is an answer */
+    if (pb_edit_is_masked(spec, e))
+        return captured_here(lane, e);
     for (int32_t i = 0; i < e->n[axis]; i++) {
         int32_t p = pb_edit_at(e, axis, i);
         if (p < first)

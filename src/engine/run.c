@@ -268,6 +268,8 @@ pb_status pb_run_patched(pb_run *run, const pb_patch *patches, size_t n, pb_run 
     pb_cost cost;
     pb_status status = pb_lane_prepare(&arena, run->model, &lane, patches, n, true, &cost, err);
     if (status == PB_OK)
+        status = pb_lane_check_masked(spec, &lane, err);
+    if (status == PB_OK)
         status = pb_patch_list_create(ctx, run->patches, patches, n, &made->patches, err);
     if (status == PB_OK) {
         int start = lane.start < 0 ? 0 : lane.start;

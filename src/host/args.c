@@ -60,17 +60,87 @@ const char *pb_describe(lua_State *L, int index) {
     }
 }
 
-/* The name of the C function that is running, as its caller wrote it: "select", "pb.zeros". */
+/* The key of table (on top) under which the value at index f is, pushed; false and nothing pushed if it is not there. The table
+ * stays. */
+static bool push_key_of(lua_State *L, int f) {
+    lua_pushnil(L);
+    while (lua_next(L, -2)) {
+        bool same = lua_rawequal(L, -1, f) == 1 && lua_type(L, -2) == LUA_TSTRING;
+        lua_pop(L, 1);
+        if (same)
+            return true;
+    }
+    return false;
+}
+
+/* The table behind a sealed proxy at the top, or the table itself, takes its place. False: no table; then nothing is left. */
+static bool open_table(lua_State *L) {
+    if (lua_type(L, -1) == LUA_TTABLE) {
+        pb_sandbox_unseal(L, lua_gettop(L));
+        if (lua_type(L, -1) == LUA_TTABLE)
+            lua_remove(L, -2);
+        else
+            lua_pop(L, 1);
+        return true;
+    }
+    lua_pop(L, 1);
+    return false;
+}
+
+/* "pb.zeros" or "pb.metric.prob" of a function of pb. */
+static bool find_in_pb(lua_State *L, int f, char *buffer, size_t size) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_PB);
+    if (!open_table(L))
+        return false;
+    if (push_key_of(L, f)) {
+        snprintf(buffer, size, "pb.%s", lua_tostring(L, -1));
+        return true;
+    }
+    int pb = lua_gettop(L);
+    for (lua_pushnil(L); lua_next(L, pb); lua_settop(L, pb + 1)) { /* pb.metric, ... */
+        if (lua_type(L, -2) == LUA_TSTRING && open_table(L) && push_key_of(L, f)) {
+            snprintf(buffer, size, "pb.%s.%s", lua_tostring(L, pb + 1), lua_tostring(L, -1));
+            return true;
+        }
+    }
+    return false;
+}
+
+/* "tensor:select" of a method. */
+static bool find_in_classes(lua_State *L, int f, char *buffer, size_t size) {
+    lua_rawgetp(L, LUA_REGISTRYINDEX, &PB_KEY_CLASSES);
+    int classes = lua_gettop(L);
+    for (lua_pushnil(L); lua_next(L, classes); lua_settop(L, classes + 1)) {
+        if (lua_type(L, -1) != LUA_TLIGHTUSERDATA)
+            continue;
+        pb_class_push_methods(L, lua_touserdata(L, -1));
+        if (push_key_of(L, f)) {
+            snprintf(buffer, size, "%s:%s", lua_tostring(L, classes + 1), lua_tostring(L, -1));
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The name of the C function that is running, as its caller wrote it: "select", "pb.zeros". After a tail call Lua does not know
+ * how it was called: then it is the name that it has in pb or as a method. */
 static const char *function_name(lua_State *L, char *buffer, size_t size) {
     lua_Debug ar;
     if (!lua_getstack(L, 0, &ar))
         return "?";
-    lua_getinfo(L, "n", &ar);
-    const char *name = ar.name ? ar.name : "this function";
+    lua_getinfo(L, "nf", &ar);
+    int f = lua_gettop(L);
+    snprintf(buffer, size, "%s", ar.name ? ar.name : "this function");
     if (ar.namewhat && strcmp(ar.namewhat, "metamethod") == 0)
-        snprintf(buffer, size, "the operator '%s'", name);
-    else
-        snprintf(buffer, size, "%s", name);
+        snprintf(buffer, size, "the operator '%s'", ar.name ? ar.name : "?");
+    else if (!ar.name) {
+        luaL_checkstack(L, 12, "looking for a function's name");
+        if (!find_in_pb(L, f, buffer, size)) {
+            lua_settop(L, f);
+            (void)find_in_classes(L, f, buffer, size);
+        }
+    }
+    lua_settop(L, f - 1);
     return buffer;
 }
 

@@ -6,7 +6,7 @@
 #include "host/batch.h"
 #include "host/private.h"
 
-static const char *const OPTION_FIELDS[] = {"dry", "memory", "allow_unread", NULL};
+static const char *const OPTION_FIELDS[] = {"dry", "memory", "allow_unread", "first", NULL};
 
 size_t pb_field_memory(lua_State *L, int options) {
     static const char *const units[] = {"", "K", "M", "G", "T"};
@@ -41,13 +41,14 @@ size_t pb_field_memory(lua_State *L, int options) {
 }
 
 static pb_measure_options check_options(lua_State *L, int index) {
-    pb_measure_options options = {0};
+    pb_measure_options options = {.first_number = 1};
     if (lua_isnoneornil(L, index))
         return options;
     pb_check_fields(L, index, OPTION_FIELDS, 0);
     options.dry = pb_field_boolean(L, index, "dry", false);
     options.allow_unread = pb_field_boolean(L, index, "allow_unread", false);
     options.memory = pb_field_memory(L, index);
+    options.first_number = (size_t)pb_field_integer(L, index, "first", 1, 1, LUA_MAXINTEGER / 2);
     return options;
 }
 
@@ -114,7 +115,7 @@ static int run_measure(lua_State *L) {
     const pb_metric *metric = pb_batch_metric(L, 5, 3, run);
     for (size_t i = 0; i < n; i++) {
         lua_rawgeti(L, 2, (lua_Integer)i + 1);
-        pb_batch_add(L, 5, 1, 6, metric, (lua_Integer)i + 1);
+        pb_batch_add(L, 5, 1, 6, metric, (lua_Integer)(options.first_number + i));
         lua_settop(L, 5);
     }
     push_measured(L, 5, &options);
@@ -130,17 +131,20 @@ static int measure(lua_State *L) {
     pb_measure_options options = check_options(L, 2);
     pb_batch_new(L);          /* 3 */
     lua_createtable(L, 0, 0); /* 4: no patches */
+    pb_host *host = pb_host_of(L);
     for (size_t i = 0; i < n; i++) {
+        const lua_Integer number = (lua_Integer)(options.first_number + i);
+        host->place.variant = number; /* for errors, until it is read */
         if (lua_rawgeti(L, 1, (lua_Integer)i + 1) != LUA_TTABLE)
-            pb_bad_argument(L, "requests", "must be tables { run =, patches =, metric = }: entry %d is not",
-                            (int)i + 1);
+            pb_bad_argument(L, "requests", "must be tables { run =, patches =, metric = }, not %s", pb_describe(L, -1));
         pb_check_fields(L, 5, fields, 0);
         pb_push_field(L, 5, "run");                     /* 6 */
         if (pb_push_field(L, 5, "patches") == LUA_TNIL) /* 7 */
             lua_copy(L, 4, 7);
         pb_push_field(L, 5, "metric"); /* 8 */
         const pb_metric *metric = pb_batch_metric(L, 3, 8, pb_check_run(L, 6));
-        pb_batch_add(L, 3, 6, 7, metric, (lua_Integer)i + 1);
+        pb_batch_add(L, 3, 6, 7, metric, number);
+        host->place.variant = 0;
         lua_settop(L, 4);
     }
     push_measured(L, 3, &options);
@@ -197,7 +201,7 @@ static int run_capture(lua_State *L) {
     const pb_site *sites = check_sites(L, 3, 5, run, &n_sites);
     for (size_t i = 0; i < n; i++) {
         lua_rawgeti(L, 2, (lua_Integer)i + 1);
-        pb_batch_add(L, 5, 1, 6, NULL, (lua_Integer)i + 1);
+        pb_batch_add(L, 5, 1, 6, NULL, (lua_Integer)(options.first_number + i));
         lua_settop(L, 5);
     }
     pb_tensor ***rows = pb_lua_scratch(L, n, sizeof *rows);

@@ -18,27 +18,14 @@ typedef struct reading {
     int batch_index, patch_index, run_index;
     const pb_run *run;
     const pb_model *model;
-    lua_Integer number, place; /* variant and patch, 1-based, for messages; number 0: no variants */
+    lua_Integer number; /* of the variant, from 1; 0: not one of several */
 } reading;
 
 /* ---- messages ---------------------------------------------------------------------------------------------------------- */
 
-/* "variant 3, patch 2: ", "patch 2: " or "": where in the user's tables a mistake is. Pushed. */
-static const char *push_place(const reading *r) {
-    if (r->number > 0)
-        return lua_pushfstring(r->L, "variant %I, patch %I: ", (LUAI_UACINT)r->number, (LUAI_UACINT)r->place);
-    return lua_pushfstring(r->L, "patch %I: ", (LUAI_UACINT)r->place);
-}
-
-_Noreturn static void refuse(const reading *r, const char *message) {
-    pb_lua_fail(r->L, "%s%s", push_place(r), message);
-}
-
 static void check_status(const reading *r, pb_status status) {
-    if (status == PB_OK)
-        return;
-    pb_error_prefix(pb_lua_error(r->L), status, "%s", push_place(r));
-    pb_lua_raise(r->L, status);
+    if (status != PB_OK)
+        pb_lua_raise(r->L, status);
 }
 
 /* ---- coordinates ------------------------------------------------------------------------------------------------------- */
@@ -156,7 +143,7 @@ void pb_push_value_at(lua_State *L, int run_index, int at_index) {
     int layer = has_layer ? (int)pb_field_integer(L, at_index, "layer", 0, INT32_MIN, INT32_MAX) : -1;
     pb_batch *batch = pb_batch_new(L);
     int top = lua_gettop(L);
-    reading r = {L, batch, top, at_index, run_index, run, pb_run_model(run), 0, 0};
+    reading r = {L, batch, top, at_index, run_index, run, pb_run_model(run), 0};
     pb_patch patch = {.value = PB_VALUE_NUMBER};
     PB_LUA(L, pb_site_parse(r.model, name, has_layer, layer, &patch.site, pb_lua_error(L)));
     read_coordinates(&r, &patch);
@@ -206,9 +193,9 @@ static void check_same_length(const reading *r, const pb_run *from, const char *
         return;
     const char *table = pb_push_side_by_side(r->L, r->run, "this run", from, what);
     pb_lua_fail(r->L,
-                "%s%s has %d tokens and this run %d, so the same position is not the same place:\n%s\n"
+                "%s has %d tokens and this run %d, so the same position is not the same place:\n%s\n"
                 "Give pos and from_pos (lists of equal length), or prompts of one length.",
-                push_place(r), what, (int)pb_run_length(from), (int)pb_run_length(r->run), table);
+                what, (int)pb_run_length(from), (int)pb_run_length(r->run), table);
 }
 
 static void take_from(const reading *r, pb_patch *patch) {
@@ -350,7 +337,7 @@ static void resolve_mean(const reading *r, pb_patch *patch) {
     }
     pb_site_shape shape = pb_site_describe(r->model, patch->site.kind).shape;
     if (over_positions && shape == PB_SHAPE_HEAD_POS_POS)
-        refuse(r, "scores and patterns have no mean over positions: give runs of one length, mean = { run, ... }");
+        pb_lua_fail(L, "scores and patterns have no mean over positions: give runs of one length, mean = { run, ... }");
     push_mean_once(r, top + 1, key, patch->site, over_positions);
     pick_entries(L, shape, patch, !over_positions);
     patch->op = PB_PATCH_SET;
@@ -491,16 +478,16 @@ static bool read_action(const reading *r, pb_patch *patch) {
         if (!pb_has_field(L, r->patch_index, actions[i]))
             continue;
         if (found)
-            pb_lua_fail(L, "%s'%s' and '%s' exclude each other: one patch does one thing (give two patches)",
-                        push_place(r), found, actions[i]);
+            pb_lua_fail(L, "'%s' and '%s' exclude each other: one patch does one thing (give two patches)", found,
+                        actions[i]);
         found = actions[i];
     }
     if (!found)
-        refuse(r, "it says where but not what: give one of from, value, zero, mean, add, scale, noise, fn");
+        pb_lua_fail(L, "it says where but not what: give one of from, value, zero, mean, add, scale, noise, fn");
     for (int i = 0; i < 4; i++) {
         static const char *const froms[] = {"from_pos", "from_head", "from_dest", "from_src"};
         if (strcmp(found, "from") != 0 && pb_has_field(L, r->patch_index, froms[i]))
-            pb_lua_fail(L, "%s'%s' has a meaning with 'from' only", push_place(r), froms[i]);
+            pb_lua_fail(L, "'%s' has a meaning with 'from' only", froms[i]);
     }
     pb_push_field(L, r->patch_index, found);
     switch (found[0]) {
@@ -515,7 +502,7 @@ static bool read_action(const reading *r, pb_patch *patch) {
         break;
     case 'z':
         if (!pb_check_boolean(L, -1, found))
-            refuse(r, "zero = false does nothing: leave the patch out");
+            pb_lua_fail(L, "zero = false does nothing: leave the patch out");
         lua_pop(L, 1);
         break; /* op SET, value NUMBER, number 0: all zeros already */
     case 'n':
@@ -541,12 +528,12 @@ static void resolve_from(const reading *r, pb_patch *patch, size_t index, size_t
     if (!has_site && !has_layer)
         return;
     if (patch->value != PB_VALUE_RUN)
-        refuse(r, "from_site and from_layer have a meaning with 'from' only");
+        pb_lua_fail(L, "from_site and from_layer have a meaning with 'from' only");
     int top = lua_gettop(L), layer = patch->site.layer;
     if (has_layer) {
         if (pb_push_field(L, r->patch_index, "from_layer") == LUA_TTABLE) {
             if (lua_rawlen(L, -1) != count)
-                refuse(r, "from_layer must have one entry for each layer that is patched");
+                pb_lua_fail(L, "from_layer must have one entry for each layer that is patched");
             lua_rawgeti(L, -1, (lua_Integer)index + 1);
         }
         layer = (int)pb_check_integer(L, -1, "from_layer", INT32_MIN, INT32_MAX);
@@ -591,7 +578,7 @@ static void emit_layers(const reading *r, const pb_patch *prototype, const char 
     pb_site site = {PB_SITE_EMBED, -1, 0};
     check_status(r, pb_site_parse_kind(r->model, name, &site, pb_lua_error(L)));
     if (!pb_site_has_layer(site.kind) || site.layer >= 0)
-        pb_lua_fail(L, "%ssite '%s' %s: leave out the list of layers", push_place(r), name,
+        pb_lua_fail(L, "site '%s' %s: leave out the list of layers", name,
                     site.layer >= 0 ? "names its layer already" : "is not in the layers");
     pb_choice layers = pb_check_choice(L, -1, "layer", pb_model_layers(r->model));
     if (!layers.listed) {
@@ -632,37 +619,51 @@ static void read_patch(reading *r) {
     lua_settop(L, site - 1);
 }
 
-void pb_batch_add(lua_State *L, int batch_index, int run_index, int variant_index, const pb_metric *metric,
-                  lua_Integer number) {
-    batch_index = lua_absindex(L, batch_index);
-    run_index = lua_absindex(L, run_index);
-    variant_index = lua_absindex(L, variant_index);
-    luaL_checkstack(L, 30, "reading patches");
-    pb_batch_begin(L, batch_index, run_index, metric, number);
+/* One table, or a list of them. place: of the host, which errors are told by. */
+static void read_variant(reading *r, int variant_index, lua_Integer *place) {
+    static const char *const no_fields[] = {NULL};
+    lua_State *L = r->L;
     if (lua_type(L, variant_index) != LUA_TTABLE)
         pb_lua_fail(L, "a variant is a list of patches, { { site = ... }, ... }, not %s",
                     pb_describe(L, variant_index));
-    const pb_run *run = pb_check_run(L, run_index);
-    reading r = {
-        L, pb_check_batch(L, batch_index), batch_index, variant_index, run_index, run, pb_run_model(run), number, 1};
+    *place = 1;
     if (pb_has_field(L, variant_index, "site")) { /* one patch, not in a list */
-        read_patch(&r);
+        read_patch(r);
         return;
     }
-    static const char *const no_fields[] = {NULL};
     lua_Integer n = (lua_Integer)lua_rawlen(L, variant_index);
     if (n == 0)
         lua_pushnil(L);
     if (n == 0 && lua_next(L, variant_index)) /* fields, but no list: it is meant as one patch */
-        refuse(&r, "it has no 'site': a patch says where, as { site = \"resid_pre\", layer = 3, ... }");
+        pb_lua_fail(L, "it has no 'site': a patch says where, as { site = \"resid_pre\", layer = 3, ... }");
+    *place = 0;
     pb_check_fields(L, variant_index, no_fields, INT32_MAX);
     for (lua_Integer i = 1; i <= n; i++) {
+        *place = i;
         lua_rawgeti(L, variant_index, i);
         if (lua_type(L, -1) != LUA_TTABLE)
-            pb_lua_fail(L, "entry %d of a variant must be a patch, { site = ... }, not %s", (int)i, pb_describe(L, -1));
-        r.patch_index = lua_gettop(L);
-        r.place = i;
-        read_patch(&r);
+            pb_lua_fail(L, "it must be a table, { site = ... }, not %s", pb_describe(L, -1));
+        r->patch_index = lua_gettop(L);
+        read_patch(r);
         lua_pop(L, 1);
     }
+}
+
+void pb_batch_add(lua_State *L, int batch_index, int run_index, int variant_index, const pb_metric *metric,
+                  lua_Integer number) {
+    pb_host *host = pb_host_of(L);
+    const lua_Integer outer_variant = host->place.variant, outer_patch = host->place.patch;
+    batch_index = lua_absindex(L, batch_index);
+    run_index = lua_absindex(L, run_index);
+    variant_index = lua_absindex(L, variant_index);
+    luaL_checkstack(L, 30, "reading patches");
+    host->place.variant = number;
+    host->place.patch = 0;
+    pb_batch_begin(L, batch_index, run_index, metric, number);
+    const pb_run *run = pb_check_run(L, run_index);
+    reading r = {L,     pb_check_batch(L, batch_index), batch_index, variant_index, run_index, run, pb_run_model(run),
+                 number};
+    read_variant(&r, variant_index, &host->place.patch);
+    host->place.variant = outer_variant;
+    host->place.patch = outer_patch;
 }

@@ -38,6 +38,7 @@ static int resume(lua_State *L, lua_State *co, int nargs) {
         return results;
     }
     raise_if_killed(L);
+    host->place.variant = host->place.patch = 0;
     if (status == LUA_ERRMEM)
         host->out_of_memory = true;
     lua_xmove(co, L, 1);

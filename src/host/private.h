@@ -58,6 +58,12 @@ struct pb_host {
     bool caught_out_of_memory; /* ... and the recipe caught that */
     size_t gc_debt;            /* bytes of boxes not told to the collector yet */
 
+    /* The variant and patch that are being read, from 1; 0: none. Errors begin with "variant 3, patch 2: ". Cleared where they are
+     * raised and where they are caught. */
+    struct {
+        lua_Integer variant, patch;
+    } place;
+
     pb_error error;    /* pb_lua_error */
     pb_strbuf trace;   /* traceback of the innermost error in flight */
     bool keep_trace;   /* the error is being raised again: the next handler keeps the trace */

@@ -34,6 +34,7 @@ static void let_kill_through(lua_State *L, int status) {
     if (status == LUA_ERRMEM)
         host->out_of_memory = host->caught_out_of_memory = true;
     host->reserve_open = host->keep_trace = false;
+    host->place.variant = host->place.patch = 0;
 }
 
 static int after_pcall(lua_State *L, int status, lua_KContext skipped) {

@@ -50,6 +50,18 @@ static void push_pending(lua_State *L) {
     lua_rawsetp(L, LUA_REGISTRYINDEX, &PB_KEY_PENDING);
 }
 
+/* "variant 3, patch 2: " while a patch is read. */
+static void push_place(lua_State *L, pb_host *host) {
+    const lua_Integer variant = host->place.variant, patch = host->place.patch;
+    host->place.variant = host->place.patch = 0;
+    if (variant > 0 && patch > 0)
+        lua_pushfstring(L, "variant %I, patch %I: ", (LUAI_UACINT)variant, (LUAI_UACINT)patch);
+    else if (variant > 0 || patch > 0)
+        lua_pushfstring(L, "%s %I: ", variant > 0 ? "variant" : "patch", (LUAI_UACINT)(variant + patch));
+    else
+        lua_pushliteral(L, "");
+}
+
 _Noreturn void pb_lua_raise(lua_State *L, pb_status status) {
     pb_host *host = pb_host_of(L);
     if (status == PB_ERR_STOPPED || pb_context_stopping(host->ctx))
@@ -64,8 +76,9 @@ _Noreturn void pb_lua_raise(lua_State *L, pb_status status) {
         lua_pop(L, 1);
     }
     pb_host_where(L, 0);
+    push_place(L, host);
     lua_pushstring(L, host->error.message);
-    lua_concat(L, 2);
+    lua_concat(L, 3);
     lua_error(L);
     pb_fail(NULL, status, "unreachable"); /* lua_error does not return; its declaration does not say so */
     for (;;) {}
@@ -106,6 +119,8 @@ pb_status pb_lua_protect(lua_State *L, lua_CFunction body, void *user, int nargs
     int status = lua_pcall(L, nargs + 1, 0, base + 1);
     host->current = saved;
     host->progress.depth = depth;
+    if (status != LUA_OK)
+        host->place.variant = host->place.patch = 0;
     if (status == LUA_OK) {
         lua_settop(L, base);
         return PB_OK;

@@ -114,6 +114,11 @@ typedef struct pb_origin {
 /* The origin of a matrix's data or of a vector (bias, norm) of the spec; false for NULL and for what processing made. */
 bool pb_model_origin(const pb_model *model, const void *data, pb_origin *out);
 
+/* Names the first weight of a layer (-1: the embedding; the number of layers: what comes after them) that holds NaN or infinity:
+ * "tensor 'h.0.mlp.c_fc.weight' of model.safetensors is NaN at [3, 7]", into text. False: there is none. Reads the weights; of a
+ * model with weight processing, all of them. */
+bool pb_model_find_nonfinite(const pb_model *model, int layer, char *text, size_t size);
+
 const pb_spec *pb_model_spec(const pb_model *model);
 const pb_load_options *pb_model_options(const pb_model *model); /* that it was loaded with */
 

@@ -1,6 +1,7 @@
 /* Streamed models: the same bits as ever, and no more of the files resident than a layer. */
 #include "support/support.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -260,6 +261,58 @@ static void stream__gradients_of_weights__same_bits(void **state) {
     test_folder_remove(folder);
 }
 
+/* ---- a weight that is not finite ------------------------------------------------------------------------------------------------ */
+
+/* A folder whose model is base with one number of a weight replaced. */
+static void write_spoilt(const pb_model *base, const char *folder, const char *name, int64_t row, int64_t column,
+                         float value) {
+    pb_error err = {0};
+    pb_tensor *w = NULL;
+    pb_model *spoilt = NULL;
+    assert_ok(pb_model_weight(base, name, &w, &err));
+    pb_tensor_floats(w)[row * pb_tensor_shape(w)[1] + column] = value;
+    pb_named_tensor given = {name, w};
+    assert_ok(pb_model_with_weights(base, &given, 1, &spoilt, &err));
+    assert_ok(pb_model_export(spoilt, folder, PB_STORED_OTHER, &err));
+    pb_tensor_unref(w);
+    pb_model_unref(spoilt);
+}
+
+static void stream__nan_in_a_file__the_tensor_is_named(void **state) {
+    static const struct {
+        const char *name, *says;
+        int64_t row, column;
+        float value;
+    } cases[] = {
+        {"transformer.h.2.mlp.c_fc.weight", "in layer 2", 3, 5, NAN},
+        {"transformer.h.1.attn.c_attn.weight", "in layer 1", 0, 9, INFINITY},
+        {"transformer.wpe.weight", "position 4", 4, 0, NAN},
+    };
+    static const pb_load_options options[] = {{.stream = false}, {.stream = true}, {.fold_ln = true}};
+    pb_error err = {0};
+    char *folder = test_folder();
+    model_shape shape = wide_shape(false);
+    pb_model *base = test_model(*state, &shape);
+    int32_t ids[TOKENS];
+    test_tokens(shape.vocab, 1, ids, TOKENS);
+    for (size_t c = 0; c < sizeof cases / sizeof cases[0]; c++) {
+        write_spoilt(base, folder, cases[c].name, cases[c].row, cases[c].column, cases[c].value);
+        for (size_t o = 0; o < sizeof options / sizeof options[0]; o++) {
+            char tensor[256];
+            pb_model *model = NULL;
+            pb_run *run = NULL;
+            assert_ok(pb_model_open(*state, folder, &options[o], &model, &err));
+            snprintf(tensor, sizeof tensor, "tensor '%s' of model.safetensors is %s at [%d, %d]", cases[c].name,
+                     isnan(cases[c].value) ? "NaN" : "infinite", (int)cases[c].row, (int)cases[c].column);
+            assert_error(pb_run_create(model, ids, TOKENS, &run, &err), PB_ERR_NUMERIC, tensor);
+            assert_non_null(strstr(err.message, cases[c].says));
+            pb_model_unref(model);
+        }
+    }
+    pb_model_unref(base);
+    test_folder_remove(folder);
+}
+
 /* ---- what is resident ---------------------------------------------------------------------------------------------------------- */
 
 /* Kilobytes of files below the folder that are resident in this process; -1 where the system does not say. */
@@ -447,6 +500,7 @@ int main(void) {
         TEST(stream__every_storage_and_form__same_bits),
         TEST(stream__pytorch_file__same_bits),
         TEST(stream__gradients_of_weights__same_bits),
+        TEST(stream__nan_in_a_file__the_tensor_is_named),
         TEST(stream__resident_pages__a_layer_at_a_time),
         TEST(stream__weights_do_not_fit_the_budget__by_itself_with_one_warning),
         TEST(stream__weight_processing_or_copies__refused_with_the_reason),

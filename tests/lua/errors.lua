@@ -54,6 +54,21 @@ test("errors in a coroutine and through pcall keep their line", function()
   check.ok(text:find("^recipe.lua:2: zeros: 'shape' must be an integer, got the text 'x'"), text)
 end)
 
+test("a function whose caller's code does not name it has the name that it has in pb", function()
+  local function says(code, text)
+    local got = message("local pb = require 'patchbay'\n" .. code)
+    check.ok(got:find(text, 1, true), got)
+    check.ok(not got:find("this function", 1, true), got)
+  end
+  for _, form in ipairs { "error(select(2, pcall(%s, %s)), 0)", "coroutine.wrap(%s)(%s)" } do
+    says(form:format("pb.zeros", "'x'"), "pb.zeros: 'shape' must be an integer")
+    says(form:format("pb.metric.nll", "{ poss = 1 }"), "pb.metric.nll: unknown field 'poss'")
+    says(form:format("pb.zeros(2).select", "pb.zeros(2), 'x'"), "tensor:select: 'axis' must be an integer")
+    says(form:format("pb.load", "'facts', { strem = true }"), "pb.load: unknown field 'strem'")
+  end
+  says("local function f() return pb.zeros('x') end\nlocal function g() return f() end\nlocal x = g()", "zeros: 'shape' must be an integer")
+end)
+
 test("a deep recursion shows its beginning and its end", function()
   local text = message "local function f(n) return 1 + f(n + 1) end\nlocal x = f(0)"
   check.ok(text:find("stack overflow", 1, true) and text:find "%.%.%. %d+ calls" and text:find("in the main part", 1, true), text)

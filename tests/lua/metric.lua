@@ -103,6 +103,18 @@ check.test("a metric of your own sees the logits at its positions and the run", 
   check.eq(pb.metric.fn(function(l) return l:select(0, 0):narrow(0, 3, 1) end)(run), logits:get(11, 3), "a tensor of one element")
 end)
 
+check.test("NaN of a metric's function is an error that names the variant", function()
+  local nan = pb.metric.fn(function() return 0 / 0 end)
+  check.raises(function() return nan(run) end, "function gave NaN", "infinity is one")
+  local variants = { {}, { { site = "z", layer = 1, zero = true } }, {} }
+  local calls = 0
+  local second = pb.metric.fn(function() calls = calls + 1 return calls == 2 and 0 / 0 or 1 end)
+  check.raises(function() run:measure(variants, second) end, "function gave NaN", "of variant 2")
+  calls = -2 -- the first is cell 1
+  check.raises(function() run:sweep { site = "z", over = "layer", zero = true, metric = second } end, "of variant 4")
+  check.eq(pb.metric.fn(function() return -math.huge end)(run), -math.huge)
+end)
+
 check.test("errors in a metric's function carry the recipe's line", function()
   check.raises(function() pb.metric.fn(function() error "boo" end)(run) end, "metric.lua:", "boo")
   check.raises(function() pb.metric.fn(function() return {} end)(run) end, "must return a number", "a table")
@@ -146,7 +158,7 @@ check.test("NaN in the unembedding is said, whatever asks for the logits", funct
   local broken = model:with { ["transformer.wte.weight"] = wte }
   local bad = broken:run(run.tokens)
   for _, metric in ipairs { pb.metric.prob " Paris", pb.metric.log_prob " Paris", pb.metric.nll(), pb.metric.kl(bad) } do
-    check.raises(function() local _ = metric(bad) end, "not a number")
+    check.raises(function() local _ = metric(bad) end, "not a number", "tensor 'transformer.wte.weight'", "NaN at [0, 5]")
   end
   check.raises(function() local _ = bad:top(1) end, "NaN", "token 0")
 end)

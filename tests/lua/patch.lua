@@ -227,7 +227,7 @@ check.test("patches that are wrong, each with its reason", function()
   raises({ site = "z", layer = 1, fn = 3 }, "function(act, at)")
   check.raises(function() corrupt:patched "z" end, "list of patches")
   check.raises(function() corrupt:measure({ { layer = 1, value = 0 } }, metric) end, "variant 1", "no 'site'")
-  check.raises(function() corrupt:patched { 3 } end, "entry 1")
+  check.raises(function() corrupt:patched { 3 } end, "patch 1", "must be a table, { site = ... }, not the number 3")
   check.raises(function() corrupt:measure({ {}, { { site = "q", layer = 1, head = 7, from = clean } } }, metric) end, "variant 2, patch 1", "head 7")
   check.raises(function() corrupt:measure({ site = "q", layer = 1, from = clean }, metric) end, "one patch")
   check.raises(function() corrupt:measure({ { { site = "resid_post", layer = 5, pos = 3, from = clean } } }, metric) end, "nothing reads the patch", "pos 3")
@@ -238,8 +238,61 @@ check.test("patches that are wrong, each with its reason", function()
   check.raises(function() corrupt:patched { { site = "z", layer = 1, from = bare:run { 1 }, pos = 0, from_pos = 0 } } end)
 end)
 
-check.test("NaN is said, with the place where it began", function()
-  check.raises(function() corrupt:measure({ { { site = "z", layer = 2, value = 0 / 0 } } }, metric) end, "layer 2", "not finite")
+check.test("errors say which variant and patch, whatever is wrong with it", function()
+  local fine = { site = "z", layer = 1, from = clean }
+  local function raises(variant, ...) check.raises(function() corrupt:measure({ { fine }, {}, variant }, metric) end, ...) end
+  raises({ fine, { site = "z", layer = 1, form = clean } }, "variant 3, patch 2: ", "unknown field 'form'")
+  raises({ fine, { site = "z", layer = 1, from = 3 } }, "variant 3, patch 2: ", "must be a run")
+  raises({ fine, { site = "z", layer = 1, pos = "x", from = clean } }, "variant 3, patch 2: ", "pos")
+  raises({ fine, { layer = 1, from = clean } }, "variant 3, patch 2: ", "site")
+  raises({ fine, 7 }, "variant 3, patch 2: ", "not the number 7")
+  raises("z", "variant 3: ", "list of patches")
+  raises({ fine, { site = "resid_post", layer = 5, pos = 3, from = clean } }, "variant 3: ", "nothing reads the patch")
+  raises({ { site = "z", layer = 1, pos = { 1, 2 }, from_pos = 1, from = clean } }, "variant 3: ", "from_pos lists 1")
+  check.raises(function() corrupt:measure({ {}, {} }, metric, { first = 0 }) end, "first")
+  check.raises(function() corrupt:measure({ {}, { { site = "resid_post", layer = 5, pos = 3, from = clean } } }, metric, { first = 70 }) end, "variant 71: ")
+  check.raises(function() pb.measure { { run = clean, metric = metric }, { run = corrupt, metric = "x" } } end, "variant 2: ", "metric")
+  check.raises(function() pb.measure { { run = clean, metric = metric }, { run = 3, metric = metric } } end, "variant 2: ", "run")
+  check.raises(function() pb.measure { { run = clean, metric = metric }, 3 } end, "variant 2: ")
+  check.raises(function() corrupt:capture({ {}, { { site = "z", layer = 9, value = 0 } } }, "logits") end, "variant 2, patch 1: ", "layer 9")
+  -- an error that was caught leaves nothing behind
+  pcall(corrupt.measure, corrupt, { { { site = "z", lyer = 1 } } }, metric)
+  local text = check.raises(function() pb.zeros("x") end, "'shape'")
+  check.ok(not text:find("variant", 1, true), text)
+  text = check.raises(function() corrupt:patched { { site = "z", layer = 1, fn = function() pb.zeros("x") end } } end, "'shape'")
+  check.ok(not text:find("patch 1", 1, true), text)
+end)
+
+check.test("a patch of masked entries is refused, with what is masked", function()
+  local backwards = { site = "pattern", layer = 2, head = 1, dest = 3, src = 7, value = 0 }
+  check.raises(function() corrupt:patched { backwards } end, "blocks.2.attn.hook_pattern", "dest 3, src 7", "masked", "exchanged")
+  check.raises(function() corrupt:measure({ {}, { backwards } }, metric) end, "variant 2: ", "masked")
+  check.raises(function() corrupt:patched { { site = "attn_scores", layer = 2, dest = { 0, 1 }, src = { 4, 5 }, value = 0 } } end, "masked")
+  check.eq(corrupt:measure({ { backwards } }, metric, { allow_unread = true }):get(0), metric(corrupt))
+  -- some of the entries are not masked
+  local p = corrupt:patched { { site = "pattern", layer = 2, head = 1, dest = { 3, 8 }, src = 7, value = 0 } }
+  check.eq(p:value("pattern", 2):get(1, 8, 7), 0.0)
+  -- what looks at the entry itself sees the change, later sites do not
+  local seen = corrupt:capture({ { backwards } }, "blocks.2.attn.hook_pattern")[1]["blocks.2.attn.hook_pattern"]
+  check.eq(seen:get(1, 3, 7), 0.0)
+  check.raises(function() corrupt:capture({ { backwards } }, "blocks.2.attn.hook_z") end, "masked")
+end)
+
+check.test("NaN is said, with the place where it began, and the weight if it is one", function()
+  check.raises(function() corrupt:measure({ { { site = "z", layer = 2, value = 0 / 0 } } }, metric) end,
+               "stop being finite", "in layer 2", "all weights of the layer are finite", "a patch put it there")
+  check.raises(function() corrupt:measure({ {}, { { site = "z", layer = 2, pos = 4, value = 0 / 0 } } }, metric) end, "position 4 of variant 2")
+  local function broken(name, index, value)
+    local weight = model:weight(name):clone()
+    index[#index + 1] = value
+    weight:set(table.unpack(index))
+    return model:with { [name] = weight }
+  end
+  local function raises(m, ...) check.raises(function() return m:run(clean.tokens) end, ...) end
+  raises(broken("transformer.h.3.mlp.c_fc.weight", { 7, 300 }, 0 / 0), "in layer 3", "tensor 'transformer.h.3.mlp.c_fc.weight' of the given weights is NaN at [7, 300]")
+  raises(broken("transformer.h.0.attn.c_attn.bias", { 5 }, math.huge), "in layer 0", "tensor 'transformer.h.0.attn.c_attn.bias'", "infinite at [5]")
+  raises(broken("transformer.h.5.ln_2.weight", { 127 }, 0 / 0), "in layer 5", "tensor 'transformer.h.5.ln_2.weight'", "NaN at [127]")
+  raises(broken("transformer.wpe.weight", { 2, 9 }, 0 / 0), "position 2", "tensor 'transformer.wpe.weight'", "NaN at [2, 9]")
 end)
 
 check.test("measure: nothing, plans, memory as text", function()

@@ -6,10 +6,11 @@ local clean = model:run "The Eiffel Tower is located in the city of"
 local corrupt = clean:fork "The Roman Forum is located in the city of"
 local metric = pb.metric.logit_diff(" Paris", " Rome")
 
--- Every cell of the grid against metric(corrupt:patched { patch }).
+-- Every cell of the grid against metric(corrupt:patched { patch }); masked entries of a pattern have the run's own value.
 local function by_hand(grid, patch_of)
   for _, cell in ipairs(grid:cells()) do
-    check.eq(cell.value, metric(corrupt:patched { patch_of(cell) }))
+    local masked = cell.dest and cell.src and cell.src > cell.dest
+    check.eq(cell.value, metric(masked and corrupt or corrupt:patched { patch_of(cell) }))
   end
 end
 
@@ -44,6 +45,31 @@ check.test("sweeps over every axis, in any order and combination", function()
           function(c) return { site = "z", layer = c.layer, head = c.head, mean = { clean, corrupt } } end)
   by_hand(corrupt:sweep { site = "mlp_out", over = "layer", metric = metric, fn = function(act, at) return (act + clean[at]) * 0.5 end },
           function(c) return { site = "mlp_out", layer = c.layer, fn = function(act, at) return (act + clean[at]) * 0.5 end } end)
+end)
+
+check.test("masked entries are part of a table, but no sweep of their own", function()
+  local function sweep(spec)
+    local full = { site = "pattern", value = 0, metric = metric, over = { "layer" } }
+    for k, v in pairs(spec) do full[k] = v end
+    return function() return corrupt:sweep(full) end
+  end
+  check.raises(sweep { dest = 3, src = 7 }, "masked", "src (7 or later) comes after dest (3 or earlier)", "exchanged")
+  check.raises(sweep { over = { "dest", "src" }, layer = 2, dest = { 0, 1 }, src = { 2, { 3, 4 } } }, "masked")
+  check.raises(sweep { site = "attn_scores", over = "head", layer = 2, dest = -3, src = -1 }, "masked")
+  local grid = sweep { over = { "dest", "src" }, layer = 2 }()
+  check.eq(grid:get { dest = 3, src = 7 }, grid.base)
+  check.ok(grid:get { dest = 11, src = 3 } ~= grid.base)
+  check.eq(sweep({ over = { "dest", "src" }, layer = 2, dest = { 0, 1 }, src = { 1, 2 } })().values.shape, { 2, 2 })
+end)
+
+check.test("errors count the cells of the whole sweep, beyond what goes to the engine at a time", function()
+  local places = {}
+  for i = 1, 65540 do places[i] = { 1, 2 } end
+  places[#places] = { 1 } -- but from_pos names two
+  local spec = { site = "resid_pre", layer = 5, over = "pos", pos = places, from = clean, from_pos = { 1, 2 }, metric = metric, dry = true }
+  check.raises(function() corrupt:sweep(spec) end, "variant 65540: ", "from_pos lists 2, but 1 are patched")
+  check.raises(function() corrupt:sweep { site = "resid_pre", over = "layer", value = 0, metric = metric, with = { { site = "z", lyer = 1, value = 0 } } } end,
+               "variant 1, patch 2: ", "unknown field 'lyer'")
 end)
 
 check.test("coordinates: negative ones are named from the start, groups are patched together", function()

@@ -180,6 +180,36 @@ local function check_layer(spec, axes, names, infos)
   end
 end
 
+-- The least and the greatest of an axis's coordinates: those of the grid, or fixed ones; all where none are said.
+local function bounds_of(asked, tokens)
+  local low, high = math.huge, -math.huge
+  local function take(c)
+    if type(c) == "table" then
+      for _, member in ipairs(c) do take(member) end
+    elseif math.type(c) == "integer" then
+      c = c < 0 and c + tokens or c
+      low, high = math.min(low, c), math.max(high, c)
+    end
+  end
+  take(asked)
+  if low > high then return 0, tokens - 1 end
+  return low, high
+end
+
+-- Masked entries (src after dest) are part of a grid's table, with the run's own value; a sweep of nothing else is a mistake.
+local function check_masked(spec, coords, names, infos, tokens)
+  for i, info in ipairs(infos) do
+    if index_of(info.axes, "dest") then
+      local _, dest = bounds_of(coords.dest or spec.dest, tokens)
+      local src = bounds_of(coords.src or spec.src, tokens)
+      if src > dest then
+        fail("nothing would change: every entry of '%s' that it patches is masked, since src (%d or later) comes after dest (%d or " ..
+             "earlier), which attends to itself and to what is before it; were dest and src exchanged?", names[i], src, dest)
+      end
+    end
+  end
+end
+
 local function check_from(run, spec)
   local from = spec.from
   if from == nil then return end
@@ -220,6 +250,7 @@ function core.expand(run, spec)
     shape[i] = #coords[axis]
     count = count * shape[i]
   end
+  check_masked(spec, coords, names, infos, #run)
   return { count = count, variant = variant_maker(model, spec, axes, coords), axes = axes, coords = coords, labels = labels, shape = shape, sites = names }
 end
 
@@ -240,7 +271,7 @@ function core.measure_sweeps(jobs, options)
   local requests, parts, places, plan, total = {}, {}, {}, nil, 0
   local function flush()
     if #requests == 0 then return end
-    local measured = pb.measure(requests, { memory = options.memory, dry = options.dry, allow_unread = true })
+    local measured = pb.measure(requests, { memory = options.memory, dry = options.dry, allow_unread = true, first = total - #requests + 1 })
     if options.dry then plan = merge_plans(plan, measured) else parts[#parts + 1] = measured end
     requests = {}
   end

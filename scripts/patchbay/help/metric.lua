@@ -33,7 +33,7 @@ are 1 / (number of answers) and -1 / (number of wrong ones). In a list { 0.5, 2 
     text = "sum over tokens of P_ref (log P_ref - log P_run), at the same positions." },
   { name = "pb.metric.fn", signature = "pb.metric.fn(function(logits, run) return number end [, { pos = -1 }]) -> metric",
     summary = "A metric of your own, of the logits at the positions: a tensor [positions, vocab].",
-    text = "run is the unpatched run that is being measured. Called once per variant." },
+    text = "run is the unpatched run that is being measured. Called once per variant. NaN is an error that names the variant (infinity is a value)." },
   { name = "metric.kind", signature = "metric.kind -> text", summary = "\"logit_diff\", \"prob\", ..." },
   { name = "metric.answers", signature = "metric.answers -> list or nil", summary = "The answers as they were given." },
   { name = "metric.wrong", signature = "metric.wrong -> list or nil", summary = "The wrong answers as they were given." },

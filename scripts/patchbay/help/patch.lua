@@ -33,7 +33,7 @@ Patches at one site apply in list order; later sites see the patched value. A pa
   { site = "blocks.3.mlp.hook_post", neuron = { 12, 77 }, value = 0 },
   { site = "attn_scores", layer = { 4, 5 }, dest = -1, src = subject, value = -math.huge },
   { site = "mlp_out", layer = 2, pos = subject, fn = function(act, at) return act + (clean[at] - act) * 0.5 end } }]] },
-  { name = "pb.measure", signature = "pb.measure(list of { run =, patches =, metric = } [, { memory =, dry =, allow_unread = }]) -> tensor [n]",
+  { name = "pb.measure", signature = "pb.measure(list of { run =, patches =, metric = } [, { memory =, dry =, allow_unread =, first = }]) -> tensor [n]",
     summary = "Variants of several runs, of any lengths, each with its own metric, in one pass.",
     text = "All runs are of one model. Options and results as in run:measure, which is the case of one run and one metric." },
 }

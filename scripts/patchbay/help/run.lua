@@ -18,19 +18,22 @@ The common beginning is not computed again and takes no memory. The prompts must
 means the same in both: if not, the error shows both token by token and marks the first difference. length = "any" allows it; patches
 between such runs then say how positions correspond, with pos and from_pos.]] },
   { name = "run:patched", signature = "run:patched(patches) -> run", summary = "The run with patches held in place.",
-    text = "All its sites have the values of the patched computation. Patches add up: p:patched(more). See `patchbay help patch`." },
+    text = [[
+All its sites have the values of the patched computation. Patches add up: p:patched(more). See `patchbay help patch`.
+A patch of a pattern or of scores that chooses masked entries only (src after dest) is an error: it would change nothing.]] },
   { name = "run:find", signature = "run:find(text [, { which = \"first\" | \"last\" | \"all\" }]) -> list of positions",
     summary = "The positions of the tokens that hold a piece of the prompt.",
     text = "Tokens that hold any part of it count. Not found: an error that lists the tokens.",
     example = [[local subject = clean:find "Eiffel Tower"]] },
-  { name = "run:measure", signature = "run:measure(variants, metric [, { memory =, dry =, allow_unread = }]) -> tensor [n]",
+  { name = "run:measure", signature = "run:measure(variants, metric [, { memory =, dry =, allow_unread =, first = }]) -> tensor [n]",
     summary = "The metric of many variants of the run, in one pass over the weights.",
     text = [[
 variants: a list; each entry is a list of patches that apply together (or one patch; {} is the run as it is). All variants go
 through the model together, layer by layer, each only where its patches can reach.
 memory: bytes that the call may use, or a text such as "200 MB"; it is done in parts that fit. dry = true computes nothing and gives
 the plan: variants, chunks, rows, full_rows, flops, full_flops, bytes. A patch that nothing measured can depend on is an error;
-with allow_unread = true it gives the run's own value. A value does not depend on the order of variants or on the parts.]],
+with allow_unread = true it gives the run's own value. Errors name the variant, counted from first (1; for a list that is a part of
+a longer one). A value does not depend on the order of variants or on the parts.]],
     example = [[local values = run:measure({ { { site = "z", layer = 9, head = 9, zero = true } }, {} }, metric)]] },
   { name = "run:capture", signature = "run:capture(variants, sites [, options]) -> list of { [site] = tensor }",
     summary = "The values of sites in many variants, in one pass over the weights.",
@@ -43,7 +46,8 @@ site: a name, or a list (then "site" is an axis too). over: the axes, in the gri
 The coordinates layer, pos, head, neuron, dest, src: of an axis in `over` they choose what is swept (a list; an entry that is itself a
 list is patched together, { name = "subject", 1, 2, 3 } names it); of other axes they are fixed (absent: all, but a layer must be said).
 window = w: at each layer l patch the w layers from l - w div 2 on, as in ROME. with: a list of patches held in every cell, and in the base.
-memory and dry as in run:measure. Cells that cannot influence the metric have the base's value.
+memory and dry as in run:measure. Cells that cannot influence the metric have the base's value, as masked entries of a pattern or of
+scores (src after dest) have; a sweep of masked entries alone is an error. Errors count the cells from 1, the last axis fastest.
 grid.base is the run's own metric, grid.target that of `from`.]],
     example = [[local grid = corrupt:sweep { site = "resid_pre", over = { "layer", "pos" }, from = clean, metric = pb.metric.prob " Paris" }]] },
   { name = "run:top", signature = "run:top(k [, { pos = -1 }]) -> list of { token =, id =, prob =, logit = }",
