@@ -23,6 +23,8 @@ typedef struct reading {
 
 /* ---- messages ---------------------------------------------------------------------------------------------------------- */
 
+_Noreturn static void refuse(const reading *r, const char *message) { pb_lua_fail(r->L, "%s", message); }
+
 static void check_status(const reading *r, pb_status status) {
     if (status != PB_OK)
         pb_lua_raise(r->L, status);
@@ -337,7 +339,7 @@ static void resolve_mean(const reading *r, pb_patch *patch) {
     }
     pb_site_shape shape = pb_site_describe(r->model, patch->site.kind).shape;
     if (over_positions && shape == PB_SHAPE_HEAD_POS_POS)
-        pb_lua_fail(L, "scores and patterns have no mean over positions: give runs of one length, mean = { run, ... }");
+        refuse(r, "scores and patterns have no mean over positions: give runs of one length, mean = { run, ... }");
     push_mean_once(r, top + 1, key, patch->site, over_positions);
     pick_entries(L, shape, patch, !over_positions);
     patch->op = PB_PATCH_SET;
@@ -483,7 +485,7 @@ static bool read_action(const reading *r, pb_patch *patch) {
         found = actions[i];
     }
     if (!found)
-        pb_lua_fail(L, "it says where but not what: give one of from, value, zero, mean, add, scale, noise, fn");
+        refuse(r, "it says where but not what: give one of from, value, zero, mean, add, scale, noise, fn");
     for (int i = 0; i < 4; i++) {
         static const char *const froms[] = {"from_pos", "from_head", "from_dest", "from_src"};
         if (strcmp(found, "from") != 0 && pb_has_field(L, r->patch_index, froms[i]))
@@ -502,7 +504,7 @@ static bool read_action(const reading *r, pb_patch *patch) {
         break;
     case 'z':
         if (!pb_check_boolean(L, -1, found))
-            pb_lua_fail(L, "zero = false does nothing: leave the patch out");
+            refuse(r, "zero = false does nothing: leave the patch out");
         lua_pop(L, 1);
         break; /* op SET, value NUMBER, number 0: all zeros already */
     case 'n':
@@ -528,12 +530,12 @@ static void resolve_from(const reading *r, pb_patch *patch, size_t index, size_t
     if (!has_site && !has_layer)
         return;
     if (patch->value != PB_VALUE_RUN)
-        pb_lua_fail(L, "from_site and from_layer have a meaning with 'from' only");
+        refuse(r, "from_site and from_layer have a meaning with 'from' only");
     int top = lua_gettop(L), layer = patch->site.layer;
     if (has_layer) {
         if (pb_push_field(L, r->patch_index, "from_layer") == LUA_TTABLE) {
             if (lua_rawlen(L, -1) != count)
-                pb_lua_fail(L, "from_layer must have one entry for each layer that is patched");
+                refuse(r, "from_layer must have one entry for each layer that is patched");
             lua_rawgeti(L, -1, (lua_Integer)index + 1);
         }
         layer = (int)pb_check_integer(L, -1, "from_layer", INT32_MIN, INT32_MAX);
@@ -635,7 +637,7 @@ static void read_variant(reading *r, int variant_index, lua_Integer *place) {
     if (n == 0)
         lua_pushnil(L);
     if (n == 0 && lua_next(L, variant_index)) /* fields, but no list: it is meant as one patch */
-        pb_lua_fail(L, "it has no 'site': a patch says where, as { site = \"resid_pre\", layer = 3, ... }");
+        refuse(r, "it has no 'site': a patch says where, as { site = \"resid_pre\", layer = 3, ... }");
     *place = 0;
     pb_check_fields(L, variant_index, no_fields, INT32_MAX);
     for (lua_Integer i = 1; i <= n; i++) {
