@@ -312,13 +312,14 @@ static pb_status all_lanes_back(pb_back *b, const final_rows *f, pb_error *err) 
 }
 
 pb_status pb_back_final(pb_back *b, pb_error *err) {
-    enum { BLOCK_BYTES = 32 << 20 };
+    enum { BLOCK_BYTES = 64 << 20, WHOLE = 256 }; /* the unembedding's gradient is read and written once a block */
     const pb_spec *spec = b->pass.spec;
     pb_context *ctx = b->pass.ctx;
     const size_t rows = (size_t)b->rows, D = (size_t)spec->d_model, E = (size_t)spec->d_embed,
                  vocab = (size_t)spec->vocab;
-    const size_t fitting = (size_t)BLOCK_BYTES / (vocab * sizeof(float)), least = fitting < 8 ? 8 : fitting;
-    final_rows f = {.block = (int64_t)(least < rows ? least : rows)};
+    const size_t fitting = (size_t)BLOCK_BYTES / (vocab * sizeof(float));
+    const size_t block = fitting >= WHOLE ? fitting / WHOLE * WHOLE : fitting < 8 ? 8 : fitting;
+    final_rows f = {.block = (int64_t)(block < rows ? block : rows)};
     f.lanes = pb_alloc_zero(ctx, b->n, sizeof *f.lanes);
     f.pos = pb_alloc(ctx, rows, sizeof *f.pos);
     f.values = pb_alloc(ctx, rows, sizeof *f.values);
