@@ -231,6 +231,41 @@ check.test("lens: the most exciting prompts may be texts, ids, runs or facts, in
   for i = 1, 4 do check.eq({ got[i].value, got[i].prompt, got[i].pos }, { wanted[i].value, wanted[i].prompt, wanted[i].pos }) end
 end)
 
+check.test("lens: attention flow is the smallest cut, never less than the rollout, and attention itself in one layer", function()
+  local run = facts:run "Mary and John"
+  local T, roll, from = #run, lens.rollout(run, { layers = 2 }), lens.flow(run, { layers = 2 })
+  local A = {}
+  for layer = 0, 1 do
+    A[layer] = (run:value("pattern", layer):mean(0) * 0.5):totable()
+    for p = 1, T do A[layer][p][p] = A[layer][p][p] + 0.5 end
+  end
+  for src = 0, T - 1 do
+    local smallest = math.huge -- over all cuts: which states between the layers, and which other tokens, are on the side of the top
+    for above = 0, 2 ^ (2 * T) - 1 do
+      local function on_top(bit) return (above >> bit) & 1 == 1 end
+      if not on_top(T + src) then
+        local cut = 0
+        for k = 1, T do
+          if not on_top(k - 1) then cut = cut + A[1][T][k] end
+          for j = 1, k do
+            if on_top(k - 1) and not on_top(T + j - 1) then cut = cut + A[0][k][j] end
+          end
+        end
+        smallest = math.min(smallest, cut)
+      end
+    end
+    check.close((from:get { src = src }), smallest, 1e-5, "token " .. src)
+    check.ok((from:get { src = src }) >= (roll:get { dest = T - 1, src = src }) - 1e-5, "token " .. src)
+  end
+  local one = lens.flow(run, { layers = 1, residual = 0, pos = 2 })
+  check.close(one.values:narrow(0, 0, 3), run:value("pattern", 0):mean(0):select(0, 2):narrow(0, 0, 3), 1e-6)
+  check.eq(one.values:narrow(0, 3, T - 3):abs():max(), 0.0, "nothing from later tokens")
+  check.close(lens.flow(run, { residual = 1 }).values:get(T - 1), 1, 1e-6)
+  check.raises(function() lens.flow(run, { pos = 99 }) end, "position 99")
+  check.raises(function() lens.flow(run, { layers = 7 }) end, "1 to 6")
+  check.raises(function() lens.flow "text" end, "must be a run")
+end)
+
 check.test("lens: errors say what was wrong", function()
   local run = facts:run "The Eiffel Tower"
   check.raises(function() lens.grid(run, {}) end, "needs answer")

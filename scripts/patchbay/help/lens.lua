@@ -1,5 +1,5 @@
 return {
-  { name = "patchbay.lens", summary = "What the stream says before the end: logit and tuned lens, attribution to components, rollout, neurons.",
+  { name = "patchbay.lens", summary = "What the stream says before the end: lenses, attribution to components, rollout and flow, neurons.",
     text = [[
 local lens = require "patchbay.lens"
 
@@ -43,7 +43,14 @@ and lists of the numbers.]] },
   { name = "patchbay.lens.direction", signature = "lens.direction(run, answer_ids, wrong_ids, pos) -> tensor [d_model], constant",
     summary = "What the last stream is multiplied with: logit difference = stream . direction + constant." },
   { name = "patchbay.lens.rollout", signature = "lens.rollout(run [, { residual = 0.5, layers = }]) -> grid [dest, src]",
-    summary = "Attention rollout (Abnar and Zuidema 2020): patterns mixed with the identity and multiplied up. Not causal." },
+    summary = "Attention rollout (Abnar and Zuidema 2020): patterns mixed with the identity and multiplied up. Not causal.",
+    text = "residual: the share of the identity (the skip path) in every layer's step; the rest is the mean pattern of its heads. layers: so many, from the first." },
+  { name = "patchbay.lens.flow", signature = "lens.flow(run [, { pos = -1, residual = 0.5, layers = }]) -> grid [src]",
+    summary = "Attention flow (Abnar and Zuidema 2020): the largest flow from a position at the top to each token. Not causal.",
+    text = [[
+Steps as in lens.rollout, taken as capacities: no step passes on more than attention and the skip path give it. Never less than the rollout. The time grows
+with the square of layers times tokens: for prompts, not for books.]],
+    example = [[pb.plot.bar { values = lens.flow(run), x = "token" }:save "flow.png"]] },
   { name = "patchbay.lens.examples", signature = "lens.examples(model, prompts, { layer =, neuron =, k = 10, batch = 32 }) -> list",
     summary = "The tokens of a dataset that excite a neuron most: { value =, prompt = (from 1), pos =, token =, run = }." },
 }
