@@ -110,7 +110,8 @@ local function draw_plane(figure, grid, options, title)
     row_labels = grid.labels[row], col_labels = col and grid.labels[col] or { "" },
     marked_rows = marks_on(grid, row, options.mark), marked_cols = col and marks_on(grid, col, options.mark),
     transposed = transposed, causal = row == "dest" and col == "src" and #grid.coords.dest == #grid.coords.src,
-    unit = grid.unit, colours = options.colours, range = options.range, numbers = options.numbers, digits = options.digits,
+    unit = grid.unit, colours = options.colours or grid.kind == "change" and "diverging" or nil, -- a change has a zero that matters
+    range = options.range, numbers = options.numbers, digits = options.digits,
   }
 end
 

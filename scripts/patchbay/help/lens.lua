@@ -46,7 +46,7 @@ and lists of the numbers.]] },
     summary = "Attention rollout (Abnar and Zuidema 2020): patterns mixed with the identity and multiplied up. Not causal.",
     text = "residual: the share of the identity (the skip path) in every layer's step; the rest is the mean pattern of its heads. layers: so many, from the first." },
   { name = "patchbay.lens.flow", signature = "lens.flow(run [, { pos = -1, residual = 0.5, layers = }]) -> grid [src]",
-    summary = "Attention flow (Abnar and Zuidema 2020): the largest flow from a position at the top to each token. Not causal.",
+    summary = "Attention flow (Abnar and Zuidema 2020): the largest flow from a position at the top to each token.",
     text = [[
 Steps as in lens.rollout, taken as capacities: no step passes on more than attention and the skip path give it. Never less than the rollout. The time grows
 with the square of layers times tokens: for prompts, not for books.]],
