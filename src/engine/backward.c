@@ -268,9 +268,7 @@ static pb_status run_group(pb_back *b, pb_error *err) {
         status = embedding_back(b, err);
     pb_stream_done(b->pass.model, PB_STREAM_EMBED);
     pb_sources_drop(&b->pass, INT32_MAX);
-    for (int r = 0; b->pass.rotary && r < 2 * spec->n_rotaries; r++)
-        pb_free(b->pass.rotary[r].cosine);
-    pb_free(b->pass.rotary);
+    pb_pass_free_rotaries(&b->pass);
     pb_free(b->pass.work);
     pb_free(memory);
     return status;

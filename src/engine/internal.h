@@ -212,7 +212,8 @@ typedef struct pb_source {
 
 typedef struct pb_rotary_cache {
     int32_t T;
-    float *cosine, *sine; /* [T][dims / 2] */
+    float *cosine, *sine;         /* [T][dims / 2] */
+    struct pb_rotary_cache *next; /* of another length, where frequencies depend on it (dynamic) */
 } pb_rotary_cache;
 
 typedef struct pb_pass {
@@ -246,6 +247,7 @@ static inline bool pb_site_is_boundary(const pb_run *run, pb_site site) {
 /* What a row of logits of a metric's reference run is compared with. */
 struct pb_reference;
 /* cos and sin rows of all positions for a layer's rotary in a sequence of T tokens. */
+void pb_pass_free_rotaries(pb_pass *pass);
 pb_status pb_pass_rotary(pb_pass *pass, int rotary, int32_t T, const float **cosine, const float **sine, pb_error *err);
 /* Floats of scratch, at least n, 64-byte aligned; contents are lost at the next call. */
 pb_status pb_pass_work(pb_pass *pass, size_t n, float **out, pb_error *err);

@@ -18,27 +18,74 @@ pb_status pb_pass_work(pb_pass *pass, size_t n, float **out, pb_error *err) {
     return PB_OK;
 }
 
+/* Rows of positions 0 .. T - 1 for these frequencies. */
+static pb_status fill_rotary(pb_pass *pass, const float *inv_freq, int64_t half, float factor, int32_t T,
+                             pb_rotary_cache *cache, pb_error *err) {
+    size_t n = (size_t)T * (size_t)half;
+    float *both = pb_alloc(pass->ctx, 2 * n, sizeof *both);
+    if (!both)
+        return pb_fail_memory(err, pass->ctx, 2 * n * sizeof *both, "rotation tables");
+    for (int32_t p = 0; p < T; p++)
+        pb_rotary_table(inv_freq, half, p, factor, both + p * half, both + n + (size_t)p * (size_t)half);
+    cache->cosine = both;
+    cache->sine = both + n;
+    cache->T = T;
+    return PB_OK;
+}
+
+/* The table of a sequence of exactly T tokens, in a list behind the plain one. */
+static pb_status dynamic_rotary(pb_pass *pass, const pb_rotary *r, int32_t T, pb_rotary_cache *first,
+                                pb_rotary_cache **out, pb_error *err) {
+    pb_rotary_cache *cache = first;
+    while (cache->next && cache->T != T)
+        cache = cache->next;
+    *out = cache;
+    if (cache->T == T)
+        return PB_OK;
+    int64_t half = r->dims / 2;
+    float *inv_freq = pb_alloc(pass->ctx, (size_t)half, sizeof *inv_freq);
+    pb_rotary_cache *made = cache->cosine ? pb_alloc_zero(pass->ctx, 1, sizeof *made) : cache;
+    pb_status status =
+        inv_freq && made ? PB_OK : pb_fail_memory(err, pass->ctx, (size_t)half * sizeof *inv_freq, "rotation tables");
+    if (status == PB_OK) {
+        pb_rotary_dynamic(r, T, inv_freq);
+        status = fill_rotary(pass, inv_freq, half, r->factor, T, made, err);
+    }
+    pb_free(inv_freq);
+    if (made != cache && status == PB_OK)
+        cache->next = made;
+    else if (made != cache)
+        pb_free(made);
+    *out = made;
+    return status;
+}
+
 pb_status pb_pass_rotary(pb_pass *pass, int rotary, int32_t T, const float **cosine, const float **sine,
                          pb_error *err) {
     const pb_rotary *r = &pass->spec->rotaries[rotary];
-    bool is_long = r->long_from > 0 && T > r->long_from;
-    pb_rotary_cache *cache = &pass->rotary[2 * rotary + is_long];
-    int64_t half = r->dims / 2;
-    if (!cache->cosine) {
-        size_t n = (size_t)pass->max_T * (size_t)half;
-        float *both = pb_alloc(pass->ctx, 2 * n, sizeof *both);
-        if (!both)
-            return pb_fail_memory(err, pass->ctx, 2 * n * sizeof *both, "rotation tables");
-        for (int32_t p = 0; p < pass->max_T; p++)
-            pb_rotary_table(is_long ? r->long_inv_freq : r->inv_freq, half, p, is_long ? r->long_factor : r->factor,
-                            both + p * half, both + n + (size_t)p * (size_t)half);
-        cache->cosine = both;
-        cache->sine = both + n;
-        cache->T = pass->max_T;
-    }
+    bool is_long = r->long_from > 0 && T > r->long_from, is_dynamic = r->dynamic_from > 0 && T > r->dynamic_from;
+    pb_rotary_cache *cache = &pass->rotary[2 * rotary + (is_long || is_dynamic)];
+    if (is_dynamic)
+        PB_TRY(dynamic_rotary(pass, r, T, cache, &cache, err));
+    else if (!cache->cosine)
+        PB_TRY(fill_rotary(pass, is_long ? r->long_inv_freq : r->inv_freq, r->dims / 2,
+                           is_long ? r->long_factor : r->factor, pass->max_T, cache, err));
     *cosine = cache->cosine;
     *sine = cache->sine;
     return PB_OK;
+}
+
+void pb_pass_free_rotaries(pb_pass *pass) {
+    for (int r = 0; pass->rotary && r < 2 * pass->spec->n_rotaries; r++) {
+        pb_free(pass->rotary[r].cosine);
+        for (pb_rotary_cache *more = pass->rotary[r].next; more;) {
+            pb_rotary_cache *next = more->next;
+            pb_free(more->cosine);
+            pb_free(more);
+            more = next;
+        }
+    }
+    pb_free(pass->rotary);
 }
 
 /* ---- values of source runs ------------------------------------------------------------------------------------------------- */
@@ -312,9 +359,7 @@ pb_status pb_lanes_run(pb_model *model, pb_lane *lanes, size_t n, const char *wh
     if (status == PB_OK)
         status = pb_pass_run(&pass, err);
     pb_sources_drop(&pass, INT32_MAX);
-    for (int r = 0; pass.rotary && r < 2 * spec->n_rotaries; r++)
-        pb_free(pass.rotary[r].cosine);
-    pb_free(pass.rotary);
+    pb_pass_free_rotaries(&pass);
     pb_free(pass.work);
     pb_free(x);
     pb_free(pos);

@@ -94,11 +94,14 @@ size_t pb_run_bytes(const pb_run *run) {
     return bytes;
 }
 
-/* Longrope turns by other frequencies beyond a length: sequences on two sides of it share nothing. */
+/* Longrope turns by other frequencies beyond a length: sequences on two sides of it share nothing. Dynamic scaling has
+ * frequencies for every length beyond. */
 static bool same_rotation(const pb_spec *spec, int32_t a, int32_t b) {
     for (int i = 0; i < spec->n_rotaries; i++) {
-        int64_t from = spec->rotaries[i].long_from;
+        int64_t from = spec->rotaries[i].long_from, dynamic = spec->rotaries[i].dynamic_from;
         if (from > 0 && (a > from) != (b > from))
+            return false;
+        if (dynamic > 0 && a != b && (a > dynamic || b > dynamic))
             return false;
     }
     return true;

@@ -421,6 +421,7 @@ static const pb_family families[] = {
     },
     {
         .model_type = "gemma3_text",
+        .wrapped_in = "gemma3",
         .prefix = "model.",
         .names = {LLAMA_OUTER, SANDWICH_NORMS, LLAMA_ATTENTION, LLAMA_MLP, .q_norm = "self_attn.q_norm",
                   .k_norm = "self_attn.k_norm"},
@@ -686,6 +687,14 @@ static const pb_family families[] = {
 size_t pb_family_count(void) { return sizeof families / sizeof families[0]; }
 
 const pb_family *pb_family_at(size_t i) { return &families[i]; }
+
+const pb_family *pb_family_wrapped(const char *model_type) {
+    for (size_t i = 0; i < pb_family_count(); i++) {
+        if (families[i].wrapped_in && strcmp(families[i].wrapped_in, model_type) == 0)
+            return &families[i];
+    }
+    return NULL;
+}
 
 const pb_family *pb_family_find(const char *model_type) {
     for (size_t i = 0; i < pb_family_count(); i++) {

@@ -46,6 +46,9 @@ enum { PB_FAMILY_BUFFERS = 4 };
 
 typedef struct pb_family {
     const char *model_type;
+    /* The model_type of a multimodal model that has one of this family as its text model: its configuration is under
+     * "text_config" there, and only its weights are read. NULL: none. */
+    const char *wrapped_in;
     const char *prefix; /* of every weight but the unembedding; some checkpoints lack it; NULL: none */
     pb_weight_names names;
     const char *buffers[PB_FAMILY_BUFFERS]; /* of a layer: stored by old versions, computed now; may be left over */
@@ -91,7 +94,8 @@ typedef struct pb_family {
                        pb_error *err); /* what fields cannot say; runs after everything above is read */
 } pb_family;
 
-const pb_family *pb_family_find(const char *model_type); /* NULL if unknown */
+const pb_family *pb_family_find(const char *model_type);    /* NULL if unknown */
+const pb_family *pb_family_wrapped(const char *model_type); /* of the text model; NULL if it is no such wrapper */
 size_t pb_family_count(void);
 const pb_family *pb_family_at(size_t i);
 

@@ -74,7 +74,10 @@ struct pb_loading {
     bool norm_plain, norm_bias;
     bool qk_norm;
     bool bare_names; /* the checkpoint's names lack the family's prefix */
-    int64_t window;  /* "sliding_window"; 0: none */
+    /* A multimodal model: what stands in front of the text model's names, or in the place of their "model."; NULL: nothing. */
+    bool wrapped;
+    const char *outer, *outer_model;
+    int64_t window; /* "sliding_window"; 0: none */
 };
 
 /* origins.c: note that n floats at data are a copy of a weight's elements. */

@@ -99,16 +99,43 @@ static pb_status create(pb_context *ctx, const char *folder, pb_model **out, pb_
     return status;
 }
 
+/* Goes on with the text model's configuration; what holds for the whole model is said outside. */
+static pb_status unwrap(pb_loading *loading, pb_error *err) {
+    static const char *const whole[] = {"tie_word_embeddings", "quantization_config"};
+    const json_t *text;
+    PB_TRY(pb_json_object(loading->config, loading->config_path, "text_config", &text, err));
+    json_t *inner = json_copy((json_t *)(uintptr_t)text);
+    bool failed = !inner;
+    for (size_t i = 0; i < sizeof whole / sizeof whole[0] && inner; i++) {
+        json_t *value = json_object_get(loading->config, whole[i]);
+        if (value && !json_object_get(inner, whole[i]))
+            failed = json_object_set(inner, whole[i], value) != 0 || failed;
+    }
+    if (failed) {
+        json_decref(inner);
+        return pb_fail_memory(err, loading->ctx, loading->model->config_length, "a configuration");
+    }
+    json_decref(loading->config);
+    loading->config = inner;
+    loading->wrapped = true;
+    return PB_OK;
+}
+
 static pb_status find_family(pb_loading *loading, pb_error *err) {
     const char *type;
     PB_TRY(pb_json_string(loading->config, loading->config_path, "model_type", &type, err));
     loading->family = loading->model->family = pb_family_find(type);
     if (loading->family)
         return PB_OK;
+    loading->family = loading->model->family = pb_family_wrapped(type);
+    if (loading->family)
+        return unwrap(loading, err);
     char list[512];
     size_t used = 0;
     for (size_t i = 0; i < pb_family_count() && used < sizeof list; i++)
-        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", i ? ", " : "", pb_family_at(i)->model_type);
+        used += (size_t)snprintf(list + used, sizeof list - used, "%s%s%s%s", i ? ", " : "",
+                                 pb_family_at(i)->model_type, pb_family_at(i)->wrapped_in ? ", " : "",
+                                 pb_family_at(i)->wrapped_in ? pb_family_at(i)->wrapped_in : "");
     return pb_fail(err, PB_ERR_UNSUPPORTED,
                    "%s: model_type '%.100s' is not an architecture that Patchbay knows; it knows %s",
                    loading->config_path, type, list);

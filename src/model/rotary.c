@@ -200,6 +200,31 @@ static pb_status longrope(const rope *r, pb_rotary *out, float *short_freq, floa
     return PB_OK;
 }
 
+/* Dynamic NTK: plain up to the trained length; beyond it the base grows so that the slowest wave spans the sequence. */
+static pb_status dynamic(pb_loading *loading, const rope *r, pb_rotary *out, float *inv_freq, pb_error *err) {
+    double factor;
+    PB_TRY(required(r, "factor", &factor, err));
+    if (r->dims <= 2 || r->max_positions <= 0)
+        return pb_fail(err, PB_ERR_FORMAT,
+                       "%s: dynamic rotation of %d dimensions and %lld positions: more than 2 dimensions and a number "
+                       "of positions were expected",
+                       r->where, r->dims, (long long)r->max_positions);
+    plain(r, inv_freq);
+    out->dynamic_from = r->max_positions;
+    out->dynamic_factor = factor;
+    out->theta = r->theta;
+    loading->spec->max_positions = 0; /* longer sequences are what it is for */
+    return PB_OK;
+}
+
+void pb_rotary_dynamic(const pb_rotary *rotary, int64_t T, float *inv_freq) {
+    float stretch =
+        (float)rotary->dynamic_factor * (float)T / (float)rotary->dynamic_from - (float)(rotary->dynamic_factor - 1.0);
+    float grown = (float)pow((double)stretch, rotary->dims / (rotary->dims - 2.0));
+    const rope r = {.theta = (double)((float)rotary->theta * grown), .dims = rotary->dims, .half = rotary->dims / 2};
+    plain(&r, inv_freq);
+}
+
 pb_status pb_rotary_read(pb_loading *loading, const char *layer_type, bool scaled, const char *theta_key, double theta,
                          pb_rotary *out, pb_error *err) {
     rope r = {0};
@@ -227,8 +252,9 @@ pb_status pb_rotary_read(pb_loading *loading, const char *layer_type, bool scale
         return longrope(&r, out, inv_freq, inv_freq + r.half, err);
     if (strcmp(r.type, "yarn") == 0)
         return yarn(&r, inv_freq, &out->factor, err);
+    if (strcmp(r.type, "dynamic") == 0)
+        return dynamic(loading, &r, out, inv_freq, err);
     return pb_fail(err, PB_ERR_UNSUPPORTED,
-                   "%s: rope type '%s' is not supported; known are default, linear, llama3, yarn, longrope%s", r.where,
-                   r.type,
-                   strcmp(r.type, "dynamic") == 0 ? " (dynamic changes the frequencies with the prompt's length)" : "");
+                   "%s: rope type '%s' is not supported; known are default, linear, dynamic, llama3, yarn, longrope",
+                   r.where, r.type);
 }

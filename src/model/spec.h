@@ -38,7 +38,13 @@ typedef struct pb_rotary {
     int64_t long_from;
     float long_factor;
     const float *long_inv_freq;
+    /* dynamic: sequences longer than dynamic_from turn by a base that grows with their length (pb_rotary_dynamic). 0: never. */
+    int64_t dynamic_from;
+    double dynamic_factor, theta;
 } pb_rotary;
+
+/* inv_freq [dims / 2] of a sequence of T > dynamic_from tokens. */
+void pb_rotary_dynamic(const pb_rotary *rotary, int64_t T, float *inv_freq);
 
 typedef enum pb_qk_norm {
     PB_QK_NORM_NONE,

@@ -21,6 +21,15 @@ static void append(char *name, const char *pattern, int number) {
         snprintf(name + used, NAME_MAX_LENGTH - used, "%s", pattern);
 }
 
+/* The name that the text model's weight has in the multimodal model. */
+static void wrap_name(const pb_loading *loading, char name[NAME_MAX_LENGTH]) {
+    char inner[NAME_MAX_LENGTH];
+    bool model = loading->outer_model && strncmp(name, "model.", 6) == 0;
+    const char *front = model ? loading->outer_model : loading->outer ? loading->outer : "";
+    snprintf(inner, sizeof inner, "%s", model ? name + 6 : name);
+    snprintf(name, NAME_MAX_LENGTH, "%s%.*s", front, (int)(NAME_MAX_LENGTH - 1 - strlen(front)), inner);
+}
+
 /* layer -1: part is a whole name; index replaces "%d" in part. */
 static void make_name(const pb_loading *loading, int layer, const char *part, int index, const char *suffix,
                       char name[NAME_MAX_LENGTH]) {
@@ -34,6 +43,8 @@ static void make_name(const pb_loading *loading, int layer, const char *part, in
     size_t length = prefix ? strlen(prefix) : 0;
     if (loading->bare_names && length && strncmp(name, prefix, length) == 0)
         memmove(name, name + length, strlen(name + length) + 1);
+    if (loading->wrapped)
+        wrap_name(loading, name);
 }
 
 /* ---- single tensors ----------------------------------------------------------------------------------------------------- */
@@ -396,9 +407,25 @@ static pb_status bind_unembed(pb_loading *loading, pb_error *err) {
     return PB_OK;
 }
 
+/* How a multimodal model's names begin: the hub's way, or that of transformers since version 4.52; text weights alone have none. */
+static void find_wrapping(pb_loading *loading) {
+    static const char *const ways[][2] = {{"language_model.", NULL}, {NULL, "model.language_model."}};
+    char name[NAME_MAX_LENGTH];
+    for (size_t i = 0; i < sizeof ways / sizeof ways[0]; i++) {
+        loading->outer = ways[i][0];
+        loading->outer_model = ways[i][1];
+        make_name(loading, -1, loading->names.embed, 0, ".weight", name);
+        if (pb_files_find(loading->model, name))
+            return;
+    }
+    loading->outer = loading->outer_model = NULL;
+}
+
 /* Whether names have the family's prefix; the embedding tells. */
 static pb_status find_prefix(pb_loading *loading, pb_error *err) {
     char with[NAME_MAX_LENGTH], without[NAME_MAX_LENGTH];
+    if (loading->wrapped)
+        find_wrapping(loading);
     make_name(loading, -1, loading->names.embed, 0, ".weight", with);
     if (pb_files_find(loading->model, with) || !loading->family->prefix)
         return PB_OK;
@@ -447,11 +474,23 @@ static bool is_buffer(const pb_loading *loading, const char *name) {
     return false;
 }
 
+/* Weights of a multimodal model's other parts. */
+static bool is_other_part(const pb_loading *loading, const char *name) {
+    static const char *const parts[] = {"vision_tower.", "multi_modal_projector."};
+    const char *inner = strncmp(name, "model.", 6) == 0 ? name + 6 : name;
+    for (size_t i = 0; loading->wrapped && i < sizeof parts / sizeof parts[0]; i++) {
+        if (strncmp(inner, parts[i], strlen(parts[i])) == 0)
+            return true;
+    }
+    return false;
+}
+
 static pb_status check_left_over(const pb_loading *loading, pb_error *err) {
     const pb_model *model = loading->model;
     size_t left = 0, first = 0;
     for (size_t i = model->n_weights; i-- > 0;) {
-        if (!model->weights[i].used && !is_buffer(loading, model->weights[i].entry->name)) {
+        const char *name = model->weights[i].entry->name;
+        if (!model->weights[i].used && !is_buffer(loading, name) && !is_other_part(loading, name)) {
             first = i;
             left++;
         }

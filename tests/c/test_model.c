@@ -263,6 +263,8 @@ static void model_open__absurd_sizes__name_the_key(void **state) {
         {"{\"rope_parameters\": {\"rope_type\": \"linear\", \"factor\": 0}}", "factor"},
         {"{\"rope_parameters\": {\"rope_type\": \"llama3\", \"factor\": 8, \"low_freq_factor\": 1}}",
          "high_freq_factor"},
+        {"{\"rope_parameters\": {\"rope_type\": \"dynamic\"}}", "factor"},
+        {"{\"rope_parameters\": {\"rope_type\": \"dynamic\", \"factor\": -2}}", "positive"},
         {"{\"rope_parameters\": {\"rope_type\": \"longrope\", \"long_factor\": [1], \"short_factor\": [1, 1, 1]}}",
          "long_factor"},
         {"{\"rope_parameters\": {\"rope_type\": \"longrope\", \"long_factor\": [1, 0, 1], \"short_factor\": [1, 1, "
@@ -273,10 +275,141 @@ static void model_open__absurd_sizes__name_the_key(void **state) {
         expect_config_error(*state, "llama", cases[i].changes, PB_ERR_FORMAT, cases[i].text);
 }
 
+static pb_model *open_changed(pb_context *ctx, const char *name, const char *changes) {
+    pb_error err = {0};
+    pb_model *model = NULL;
+    char *folder = copy_case(ctx, name);
+    change_config(folder, changes);
+    assert_ok(pb_model_open(ctx, folder, NULL, &model, &err));
+    test_folder_remove(folder);
+    return model;
+}
+
+static pb_tensor *run_logits(pb_run *run) {
+    pb_error err = {0};
+    pb_tensor *logits = NULL;
+    assert_ok(pb_run_value(run, (pb_site){PB_SITE_LOGITS, -1}, &logits, &err));
+    return logits;
+}
+
+static void assert_same_logits(pb_run *a, pb_run *b, double tolerance) {
+    pb_tensor *x = run_logits(a), *y = run_logits(b);
+    if (tolerance > 0.0)
+        assert_tensor_close(x, y, tolerance);
+    else
+        assert_tensor_equal(x, y);
+    pb_tensor_unref(x);
+    pb_tensor_unref(y);
+}
+
+/* Up to the trained length nothing is scaled; beyond it the base grows with the sequence, whatever else is computed with it. */
+static void rotary__dynamic__is_another_base_for_each_length(void **state) {
+    pb_error err = {0};
+    pb_model *dynamic = open_changed(*state, "llama",
+                                     "{\"max_position_embeddings\": 8, \"rope_parameters\": {\"rope_type\": "
+                                     "\"dynamic\", \"factor\": 2, \"rope_theta\": 10000}}");
+    int32_t ids[3 * 13];
+    size_t lengths[3] = {8, 12, 13};
+    test_tokens(64, 9, ids + 26, 13);
+    for (int i = 0; i < 2; i++)
+        memcpy(ids + 13 * i, ids + 26, 13 * sizeof *ids);
+    const int32_t *prompts[3] = {ids, ids + 13, ids + 26};
+    pb_run *together[3];
+    assert_ok(pb_run_create_many(dynamic, prompts, lengths, 3, together, &err));
+    for (int i = 0; i < 3; i++) {
+        char changes[128];
+        double stretch = i == 0 ? 1.0 : 2.0 * (double)lengths[i] / 8.0 - 1.0;
+        snprintf(changes, sizeof changes, "{\"rope_parameters\": {\"rope_type\": \"default\", \"rope_theta\": %.17g}}",
+                 10000.0 * pow(stretch, 6.0 / 4.0));
+        pb_model *plain = open_changed(*state, "llama", changes);
+        pb_run *wanted = NULL, *alone = NULL, *fork = NULL;
+        assert_ok(pb_run_create(plain, ids, lengths[i], &wanted, &err));
+        assert_ok(pb_run_create(dynamic, ids, lengths[i], &alone, &err));
+        assert_same_logits(alone, wanted, i == 0 ? 0.0 : 1e-6);
+        assert_same_logits(together[i], alone, 0.0);
+        assert_ok(pb_run_fork(together[2], ids, lengths[i], &fork, &err));
+        assert_same_logits(fork, alone, 0.0);
+        pb_run_unref(fork);
+        pb_run_unref(alone);
+        pb_run_unref(wanted);
+        pb_model_unref(plain);
+    }
+    for (int i = 0; i < 3; i++)
+        pb_run_unref(together[i]);
+    pb_model_unref(dynamic);
+}
+
+/* A text model's folder as the text part of a multimodal one: its weights under other names, and others beside them. */
+static char *wrap_case(pb_context *ctx, const char *source, const char *front, const char *model_front,
+                       const char *extra) {
+    pb_error err = {0};
+    pb_safetensors *file = NULL;
+    pb_entry entries[128];
+    const pb_entry *list[128];
+    char names[128][128], *folder = test_folder();
+    assert_ok(pb_safetensors_open(ctx, test_path(source, "model.safetensors"), &file, &err));
+    size_t n = pb_safetensors_count(file);
+    assert_true(n + 1 < 128);
+    for (size_t i = 0; i < n; i++) {
+        entries[i] = *pb_safetensors_at(file, i);
+        bool model = strncmp(entries[i].name, "model.", 6) == 0;
+        snprintf(names[i], sizeof names[i], "%s%s", model ? model_front : front, entries[i].name + (model ? 6 : 0));
+    }
+    static const float zeros[2];
+    entries[n] = (pb_entry){.type = PB_STORED_F32, .dtype = "F32", .ndim = 1, .shape = {2}, .data = zeros, .bytes = 8};
+    snprintf(names[n], sizeof names[n], "%s", extra);
+    for (size_t i = 0; i <= n; i++) {
+        entries[i].name = names[i];
+        list[i] = &entries[i];
+    }
+    assert_ok(pb_safetensors_write_entries(ctx, test_path(folder, "model.safetensors"), list, n + 1, PB_STORED_F32,
+                                           NULL, 0, &err));
+    pb_safetensors_unref(file);
+    json_t *inner = json_load_file(test_path(source, "config.json"), 0, NULL);
+    json_t *outer = json_pack("{s:s, s:o, s:{s:i}}", "model_type", "gemma3", "text_config", inner, "vision_config",
+                              "hidden_size", 8);
+    assert_int_equal(json_dump_file(outer, test_path(folder, "config.json"), 0), 0);
+    json_decref(outer);
+    return folder;
+}
+
+static void model_open__multimodal_gemma3__is_its_text_model(void **state) {
+    pb_error err = {0};
+    char source[4096];
+    snprintf(source, sizeof source, "%s", test_shared("golden/models/gemma3"));
+    static const char *const ways[][3] = {
+        {"language_model.", "language_model.model.", "vision_tower.vision_model.post_layernorm.weight"},
+        {"", "model.language_model.", "model.multi_modal_projector.mm_soft_emb_norm.weight"},
+        {"", "model.", "model.vision_tower.vision_model.post_layernorm.weight"},
+    };
+    pb_model *text = NULL, *model = NULL;
+    pb_run *wanted = NULL, *run = NULL;
+    int32_t ids[11];
+    assert_ok(pb_model_open(*state, source, NULL, &text, &err));
+    test_tokens(pb_model_vocab(text), 3, ids, 11);
+    assert_ok(pb_run_create(text, ids, 11, &wanted, &err));
+    for (int i = 0; i < 3; i++) {
+        char *folder = wrap_case(*state, source, ways[i][0], ways[i][1], ways[i][2]);
+        assert_ok(pb_model_open(*state, folder, NULL, &model, &err));
+        assert_string_equal(pb_model_family(model), "gemma3_text");
+        assert_int_equal(pb_model_parameters(model), pb_model_parameters(text));
+        assert_ok(pb_run_create(model, ids, 11, &run, &err));
+        assert_same_logits(run, wanted, 0.0);
+        pb_run_unref(run);
+        pb_model_unref(model);
+        test_folder_remove(folder);
+    }
+    char *folder = wrap_case(*state, source, "language_model.", "language_model.model.", "audio_tower.weight");
+    assert_error(pb_model_open(*state, folder, NULL, &model, &err), PB_ERR_FORMAT, "'audio_tower.weight' is left over");
+    change_config(folder, "{\"text_config\": null}");
+    assert_error(pb_model_open(*state, folder, NULL, &model, &err), PB_ERR_FORMAT, "text_config");
+    test_folder_remove(folder);
+    pb_run_unref(wanted);
+    pb_model_unref(text);
+}
+
 static void model_open__what_it_cannot_do__is_refused_by_name(void **state) {
     pb_context *ctx = *state;
-    expect_config_error(ctx, "llama", "{\"rope_parameters\": {\"rope_type\": \"dynamic\", \"factor\": 2}}",
-                        PB_ERR_UNSUPPORTED, "dynamic");
     expect_config_error(ctx, "llama", "{\"rope_parameters\": {\"rope_type\": \"spiral\"}}", PB_ERR_UNSUPPORTED,
                         "spiral");
     expect_config_error(ctx, "llama", "{\"partial_rotary_factor\": 0.5}", PB_ERR_UNSUPPORTED, "whole heads");
@@ -933,6 +1066,8 @@ int main(void) {
         TEST(model_open__missing_parts__are_named),
         TEST(model_open__unknown_architecture__lists_the_known),
         TEST(model_open__absurd_sizes__name_the_key),
+        TEST(rotary__dynamic__is_another_base_for_each_length),
+        TEST(model_open__multimodal_gemma3__is_its_text_model),
         TEST(model_open__what_it_cannot_do__is_refused_by_name),
         TEST(model_open__config_against_weights__names_tensor_and_both_shapes),
         TEST(model_open__truncated_weights__are_refused),

@@ -23,6 +23,7 @@ tokenizer. Weights have the names and shapes of a Hugging Face folder. What such
 is opened: q and k of llama, olmo, granite and smollm3, fused q, k and v of gptneox, bloom and falcon, the matrices of gpt2, and
 Q8_0, which becomes float32 (four times the size in the file). What llama.cpp does not write down is not known: Mistral's window,
 Gemma's query_pre_attn_scalar where it is not the usual one.
+Of a multimodal Gemma 3 the text model is read.
 Errors name the file, the tensor or the key that is wrong; an unknown architecture lists the known ones.]],
     example = [[local model = pb.load "facts"]] },
   { name = "pb.model", signature = "pb.model { config = table | text | model, weights = { name = tensor }, tokenizer =, name = } -> model",
