@@ -51,7 +51,7 @@ that layer's attention and MLP; then the mean over pairs. L backward passes. To 
 absolute sizes (attribution.audit does so for these grids).]] },
   { name = "patchbay.attribution.graddrop", signature = "attribution.graddrop(set, { site =, over =, direction = \"noising\", qk_fix = true, metric = }) -> list of grids",
     summary = "The estimates without the gradient through one layer's attention and MLP, one grid for each layer.",
-    text = "attn_out and mlp_out of the layer are held at their own values, through which nothing passes back. The layer's own attn_out and mlp_out count 0." },
+    text = "The gradient ends at attn_out and mlp_out of the layer (stop, see run:grad). The layer's own attn_out and mlp_out count 0." },
   { name = "patchbay.attribution.audit",
     signature = "attribution.audit(set, grid [, { cells = 200, listed =, strata = 5, seed =, confidence = 0.95, threshold =, absolute = false, ... }]) -> report",
     summary = "Exact patches of a sample of a table's cells: how far may the table be trusted?",
