@@ -189,13 +189,13 @@ static pb_status check_read(const pb_model *model, const pb_lane *lane, pb_error
         int axis = pb_edit_row_axis(e);
         if (e->n[axis] == 1)
             snprintf(where, sizeof where, " at %s %d", axis ? "dest" : "pos", pb_edit_at(e, axis, 0));
-        return pb_fail(err, PB_ERR_ARGUMENT,
-                       "nothing reads the patch at '%s'%s: what is measured cannot depend on it (later positions never "
-                       "reach earlier ones, and "
-                       "after the last layer's attention only the positions that the metric reads count); drop it, "
-                       "move it, or allow it with "
-                       "allow_unread = true",
-                       site, where);
+        return pb_fail(
+            err, PB_ERR_ARGUMENT,
+            "nothing reads the patch at '%s'%s: what is measured cannot depend on it (later positions never "
+            "reach earlier ones, after the last layer's attention only the positions that the metric reads "
+            "count, and where a patch puts in the whole of hook_attn_out or hook_mlp_out, what it is made of "
+            "does not); drop it, move it, or allow it with allow_unread = true",
+            site, where);
     }
     return PB_OK;
 }

@@ -259,6 +259,43 @@ static bool captured_here(const pb_lane *lane, const pb_edit *e) {
     return false;
 }
 
+static bool is_put_in(const pb_lane *lane, int layer, pb_site_kind out, int32_t width, int32_t row) {
+    size_t first, n = pb_lane_edits(lane, layer, out, &first);
+    for (size_t i = first; i < first + n; i++) {
+        const pb_edit *e = &lane->edits[i];
+        if (e->patch->op != PB_PATCH_SET || e->n[2] != width)
+            continue;
+        for (int32_t j = 0; j < e->n[0]; j++)
+            if (pb_edit_at(e, 0, j) == row)
+                return true;
+    }
+    return false;
+}
+
+/* Is the edit of something that attn_out (or mlp_out) is made of, and are all rows that it can reach put in whole there? */
+static bool is_replaced(const pb_spec *spec, const pb_lane *lane, const pb_edit *e) {
+    bool attention = e->kind >= PB_SITE_ATTN_IN && e->kind < PB_SITE_ATTN_OUT,
+         mlp = e->kind >= PB_SITE_MLP_IN && e->kind < PB_SITE_MLP_OUT, last = e->layer == spec->layers - 1,
+         ln1 = e->kind == PB_SITE_LN1_SCALE || e->kind == PB_SITE_LN1_NORMALIZED,
+         ln2 = e->kind == PB_SITE_LN2_SCALE || e->kind == PB_SITE_LN2_NORMALIZED,
+         post_add = spec->norm_place == PB_NORM_POST_ADD;
+    if (!(attention || mlp) || (post_add && (ln1 || ln2)) || (ln1 && spec->block == PB_BLOCK_PARALLEL_SHARED))
+        return false;
+    pb_site_kind out = attention ? PB_SITE_ATTN_OUT : PB_SITE_MLP_OUT;
+    int axis = pb_edit_row_axis(e);
+    int32_t from = lane->T;
+    for (int32_t i = 0; i < e->n[axis]; i++) {
+        int32_t p = pb_edit_at(e, axis, i);
+        from = p < from ? p : from;
+        if (p < lane->limit && (!last || lane->need[p]) && !is_put_in(lane, e->layer, out, spec->d_model, p))
+            return false;
+    }
+    for (int32_t p = from; attention && touches_keys_or_values(e->kind) && p < lane->limit; p++)
+        if ((!last || lane->need[p]) && !is_put_in(lane, e->layer, out, spec->d_model, p))
+            return false;
+    return true;
+}
+
 bool pb_edit_is_read(const pb_spec *spec, const pb_lane *lane, const pb_edit *e) {
     int32_t first = lane->T;
     int axis = pb_edit_row_axis(e);
@@ -287,7 +324,7 @@ bool pb_edit_is_read(const pb_spec *spec, const pb_lane *lane, const pb_edit *e)
     }
     if (lane->keep)
         return true;
-    if (first >= lane->limit)
+    if (first >= lane->limit || is_replaced(spec, lane, e))
         return false;
     if (e->by_head) {
         int64_t window = spec->layer[e->layer].window;

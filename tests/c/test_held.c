@@ -275,11 +275,57 @@ static void held_outputs__other_patches_at_the_site(void **state) {
     drop_fixture(&f);
 }
 
+/* A patch of what a held output is made of has no reader: refused, as any other. */
+static void held_outputs__patches_before_them__nothing_reads(void **state) {
+    (void)state;
+    fixture f = make_fixture("gpt2");
+    int32_t row = 3, last = T - 1, later[2] = {3, 4};
+    static const struct {
+        pb_site_kind kind, out;
+        bool one_row_is_enough; /* holding the patched row alone hides it */
+    } cases[] = {{PB_SITE_Z, PB_SITE_ATTN_OUT, true},       {PB_SITE_Q, PB_SITE_ATTN_OUT, true},
+                 {PB_SITE_RESULT, PB_SITE_ATTN_OUT, true},  {PB_SITE_V, PB_SITE_ATTN_OUT, false},
+                 {PB_SITE_K, PB_SITE_ATTN_OUT, false},      {PB_SITE_LN1_SCALE, PB_SITE_ATTN_OUT, false},
+                 {PB_SITE_MLP_POST, PB_SITE_MLP_OUT, true}, {PB_SITE_LN2_NORMALIZED, PB_SITE_MLP_OUT, true}};
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        pb_patch patches[2] = {{.site = {cases[i].kind, 0}, .pos = {true, 1, &row}, .op = PB_PATCH_SCALE, .number = 2},
+                               {.site = {cases[i].out, 0}, .op = PB_PATCH_SET, .number = 0.25}};
+        pb_request r = {.base = f.run, .patches = patches, .n_patches = 2, .metric = f.metric};
+        pb_measure_options allow = {.allow_unread = true};
+        double got, held;
+        assert_error(pb_measure(&r, 1, NULL, &got, NULL, NULL, &err), PB_ERR_ARGUMENT, "hook_attn_out or hook_mlp_out");
+        assert_ok(pb_measure(&r, 1, &allow, &got, NULL, NULL, &err));
+        r = (pb_request){.base = f.run, .patches = &patches[1], .n_patches = 1, .metric = f.metric};
+        assert_ok(pb_measure(&r, 1, NULL, &held, NULL, NULL, &err));
+        assert_true(got == held);
+        patches[1].pos = (pb_choice){true, 1, &row}; /* the patched row alone is held */
+        r.patches = patches;
+        r.n_patches = 2;
+        if (cases[i].one_row_is_enough)
+            assert_error(pb_measure(&r, 1, NULL, &got, NULL, NULL, &err), PB_ERR_ARGUMENT, "nothing reads");
+        else
+            assert_ok(pb_measure(&r, 1, NULL, &got, NULL, NULL, &err));
+        patches[1].pos = (pb_choice){true, 1, &last}; /* another row is */
+        assert_ok(pb_measure(&r, 1, NULL, &got, NULL, NULL, &err));
+        patches[1].pos = (pb_choice){false, 0, NULL};
+        patches[1].neuron = (pb_choice){true, 2, later}; /* a part is */
+        assert_ok(pb_measure(&r, 1, NULL, &got, NULL, NULL, &err));
+        pb_tensor *shown = NULL, **where = &shown; /* somebody looks */
+        patches[1].neuron = (pb_choice){false, 0, NULL};
+        r.captures = &patches[0].site;
+        r.n_captures = 1;
+        assert_ok(pb_measure(&r, 1, NULL, &got, &where, NULL, &err));
+        pb_tensor_unref(shown);
+    }
+    drop_fixture(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(held_outputs__same_bits__every_block),
         cmocka_unit_test(held_outputs__of_a_patched_run__same_bits),
         cmocka_unit_test(held_outputs__cost_nothing),
+        cmocka_unit_test(held_outputs__patches_before_them__nothing_reads),
         cmocka_unit_test(held_outputs__other_patches_at_the_site),
     };
     return cmocka_run_group_tests_name("held", tests, NULL, NULL);
