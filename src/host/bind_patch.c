@@ -475,16 +475,16 @@ static void take_function(const reading *r, pb_patch *patch) {
 static bool read_action(const reading *r, pb_patch *patch) {
     static const char *const actions[] = {"from", "value", "zero", "mean", "add", "scale", "noise", "fn", NULL};
     lua_State *L = r->L;
-    const char *found = NULL;
+    const char *found = "";
     for (int i = 0; actions[i]; i++) {
         if (!pb_has_field(L, r->patch_index, actions[i]))
             continue;
-        if (found)
+        if (*found)
             pb_lua_fail(L, "'%s' and '%s' exclude each other: one patch does one thing (give two patches)", found,
                         actions[i]);
         found = actions[i];
     }
-    if (!found)
+    if (!*found)
         refuse(r, "it says where but not what: give one of from, value, zero, mean, add, scale, noise, fn");
     for (int i = 0; i < 4; i++) {
         static const char *const froms[] = {"from_pos", "from_head", "from_dest", "from_src"};
