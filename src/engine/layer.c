@@ -191,7 +191,8 @@ void pb_group_rejoin(const pb_group *g, const pb_group *part) {
 void pb_group_clear(const pb_group *g, size_t from, size_t n, float *buffer) {
     int64_t D = g->spec->d_model;
     for (size_t i = from; i < from + n; i++)
-        memset(buffer + g->members[i].z0 * D, 0, (size_t)(g->members[i].n_z * D) * sizeof *buffer);
+        if (g->members[i].n_z > 0) /* a group without rows has no buffers */
+            memset(buffer + g->members[i].z0 * D, 0, (size_t)(g->members[i].n_z * D) * sizeof *buffer);
 }
 
 /* Members in the order that pb_group states, so that those with attention lie together, and those with an mlp. */
