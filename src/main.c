@@ -21,7 +21,8 @@ static const char USAGE[] =
     "      --time SECONDS    when to stop it (default 21600, six hours; 0: never)\n"
     "      --read DIR        one more folder that it may read in (besides its own); may be repeated\n"
     "      --trust           lift the sandbox: io, os, debug, package, any file\n"
-    "  patchbay info [MODEL]                     version, BLAS and kernels; a model's shape, size and sites\n"
+    "  patchbay info [MODEL]                     version, BLAS and kernels; a model's shape, size, memory and sites\n"
+    "      --tokens N        plan for runs of N tokens\n"
     "  patchbay get ORG/NAME[@REVISION]          download a model into the Hugging Face cache\n"
     "  patchbay help [NAME]                      every function, or one: patchbay help tensor:select\n"
     "  patchbay test PATH ...                    run Lua tests: files, or every .lua file of a folder\n"
@@ -102,6 +103,7 @@ typedef enum option_kind {
     OPT_THREADS,
     OPT_MEMORY,
     OPT_TIME,
+    OPT_TOKENS,
     OPT_READ,
     OPT_TRUST,
     OPT_STRESS,
@@ -120,6 +122,7 @@ static const struct {
     {"--read", OPT_READ, true},         {"--trust", OPT_TRUST, false},
     {"--gc-stress", OPT_STRESS, false}, {"--markdown", OPT_MARKDOWN, false},
     {"--help", OPT_HELP, false},        {"-h", OPT_HELP, false},
+    {"--tokens", OPT_TOKENS, true},
 };
 enum { N_OPTIONS = sizeof OPTIONS / sizeof *OPTIONS };
 
@@ -147,6 +150,11 @@ static int set_option(arguments *a, option_kind kind, const char *value) {
     case OPT_TIME:
         return read_seconds(value, &a->options.time) ? 0
                                                      : usage_error("--time needs a number of seconds, got '%s'", value);
+    case OPT_TOKENS:
+        if (!read_integer(value, 1, 1 << 24, &number))
+            return usage_error("--tokens needs the number of tokens of a prompt, got '%s'", value);
+        a->options.tokens = (size_t)number;
+        return 0;
     case OPT_READ:
         a->readable[a->n_readable++] = value;
         return 0;

@@ -84,6 +84,16 @@ typedef struct pb_plan {
 pb_status pb_measure(const pb_request *requests, size_t n, const pb_measure_options *options, double *values,
                      pb_tensor ***captures, pb_plan *plan, pb_error *err);
 
+/* ---- what something would cost ---------------------------------------------------------------------------------------------- */
+
+/* Bytes of a run of n tokens, and (may be NULL) of the work while it is made, both without the weights. */
+pb_status pb_plan_run(pb_model *model, size_t n, size_t *kept, size_t *work, pb_error *err);
+/* The plan of a sweep over every layer that has the site, and over all heads (by_head) and positions (by_pos) of it, in which each
+ * variant takes its values from another run of n tokens and the metric is a logit at the end. Nothing is run: a model of any size
+ * is planned in the time that its variants take to list. */
+pb_status pb_plan_sweep(pb_model *model, pb_site_kind kind, bool by_head, bool by_pos, size_t n, pb_plan *out,
+                        pb_error *err);
+
 /* ---- generation ------------------------------------------------------------------------------------------------------------- */
 
 typedef struct pb_generate_options {

@@ -54,6 +54,8 @@ static inline const float *pb_run_qkv_row(const pb_run *run, int layer, int32_t 
     return run->qkv[layer]->data + (int64_t)(pos - run->qkv[layer]->first) * width;
 }
 
+/* A run without blocks: its maker fills them in, and for plans it is enough. */
+pb_status pb_run_shell(pb_model *model, const int32_t *ids, size_t n, pb_run **out, pb_error *err);
 pb_block *pb_block_create(pb_context *ctx, int64_t rows, int64_t width, int32_t first); /* NULL: no memory */
 void pb_block_unref(pb_block *block);
 pb_status pb_patch_list_create(pb_context *ctx, const pb_patch_list *base, const pb_patch *patches, size_t n,

@@ -34,8 +34,7 @@ static pb_block *block_ref(pb_block *block) {
 
 /* ---- life ------------------------------------------------------------------------------------------------------------------ */
 
-/* A run without blocks; those are filled in by the makers below. */
-static pb_status run_shell(pb_model *model, const int32_t *ids, size_t n, pb_run **out, pb_error *err) {
+pb_status pb_run_shell(pb_model *model, const int32_t *ids, size_t n, pb_run **out, pb_error *err) {
     pb_context *ctx = pb_model_context(model);
     const pb_spec *spec = pb_model_spec(model);
     pb_run *run = pb_alloc_zero(ctx, 1, sizeof *run);
@@ -209,7 +208,7 @@ pb_status pb_run_create_patched(pb_model *model, const int32_t *const *ids, cons
     if (!lanes || !made)
         status = pb_fail_memory(err, ctx, n * sizeof *lanes, "runs");
     for (size_t i = 0; i < n && status == PB_OK; i++) {
-        status = run_shell(model, ids[i], lengths[i], &made[i], err);
+        status = pb_run_shell(model, ids[i], lengths[i], &made[i], err);
         if (status == PB_OK)
             status = add_blocks(made[i], NULL, 0, 0, err);
         if (status == PB_OK)
@@ -246,7 +245,7 @@ pb_status pb_run_fork(pb_run *run, const int32_t *ids, size_t n, pb_run **out, p
     while (owner->prefix && shared <= owner->resid[0]->first)
         owner = owner->prefix;
     pb_run *fork = NULL;
-    PB_TRY(run_shell(run->model, ids, n, &fork, err));
+    PB_TRY(pb_run_shell(run->model, ids, n, &fork, err));
     fork->prefix = shared > 0 ? pb_run_ref(owner) : NULL;
     pb_status status = add_blocks(fork, NULL, 0, shared, err);
     pb_lane lane = {
@@ -266,7 +265,7 @@ pb_status pb_run_patched(pb_run *run, const pb_patch *patches, size_t n, pb_run 
     const pb_spec *spec = pb_model_spec(run->model);
     pb_arena arena = {.ctx = ctx};
     pb_run *made = NULL;
-    PB_TRY(run_shell(run->model, run->tokens, (size_t)run->T, &made, err));
+    PB_TRY(pb_run_shell(run->model, run->tokens, (size_t)run->T, &made, err));
     pb_lane lane = {.base = run, .T = run->T, .tokens = made->tokens, .fresh_from = run->T, .keep = made};
     pb_cost cost;
     pb_status status = pb_lane_prepare(&arena, run->model, &lane, patches, n, true, &cost, err);

@@ -15,6 +15,7 @@ typedef struct pb_command_options {
     int threads;   /* 0: as OpenMP decides */
     size_t memory; /* bytes; 0: three quarters of the machine's */
     double time;   /* seconds; 0: no limit */
+    size_t tokens; /* info: length of the run that is planned; 0: several */
     bool trust;
     bool gc_stress; /* test */
 } pb_command_options;

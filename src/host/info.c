@@ -113,6 +113,54 @@ static void print_model(const pb_model *model) {
         printf("\ntokenizer  none in the folder: token ids only\n");
 }
 
+/* ---- memory ------------------------------------------------------------------------------------------------------------ */
+
+static void print_run_memory(pb_model *model, size_t n) {
+    size_t kept = 0, work = 0;
+    if (pb_plan_run(model, n, &kept, &work, NULL) != PB_OK)
+        return;
+    printf("  a run of %-6zu tokens keeps ", n);
+    print_size((int64_t)kept);
+    printf(", and needs ");
+    print_size((int64_t)work);
+    printf(" more while it is made\n");
+}
+
+static void print_sweep_memory(pb_model *model, const char *what, pb_site_kind kind, bool by_head, bool by_pos,
+                               size_t n) {
+    pb_plan plan;
+    pb_error err = {0};
+    if (pb_plan_sweep(model, kind, by_head, by_pos, n, &plan, &err) != PB_OK) {
+        printf("  %-34s %s\n", what, err.message);
+        return;
+    }
+    printf("  %-34s %7zu variants, %8.1f GFLOP (%.1fx less than whole passes), works in ", what, plan.variants,
+           plan.flops * 1e-9, plan.full_flops / plan.flops);
+    print_size((int64_t)plan.bytes);
+    if (plan.chunks > 1)
+        printf(", %zu passes over the weights", plan.chunks);
+    printf("\n");
+}
+
+/* What the budget (--memory) must hold, beside 25 MB of program: runs, work, and the window of a streamed model. tokens 0: the
+ * lengths that say most. */
+static void print_memory(pb_model *model, size_t tokens) {
+    static const size_t lengths[] = {16, 128, 1024};
+    size_t positions = (size_t)pb_model_max_positions(model), prompt = tokens ? tokens : 16;
+    printf("\nmemory     (weights are not counted: they are pages of the file%s)\n",
+           pb_model_streamed(model) ? "; the window of the streamed layers is" : "");
+    for (size_t i = 0; !tokens && i < sizeof lengths / sizeof lengths[0]; i++)
+        print_run_memory(model, lengths[i]);
+    if (tokens || (positions && positions != 1024 && positions != 128))
+        print_run_memory(model, tokens ? tokens : positions);
+    if (positions && prompt > positions)
+        prompt = positions;
+    printf("sweeps of a prompt of %zu tokens\n", prompt);
+    print_sweep_memory(model, "resid_pre, layer x pos", PB_SITE_RESID_PRE, false, true, prompt);
+    print_sweep_memory(model, "z, layer x head", PB_SITE_Z, true, false, prompt);
+    print_sweep_memory(model, "z, layer x head x pos", PB_SITE_Z, true, true, prompt);
+}
+
 typedef struct model_request {
     const char *name;
     char folder[4096];
@@ -146,6 +194,7 @@ int pb_command_info(const char *name, const pb_command_options *o) {
         goto done;
     print_model(model);
     print_hash(model);
+    print_memory(model, o ? o->tokens : 0);
     print_sites(model);
 done:
     fflush(stdout);

@@ -189,12 +189,26 @@ static void cli__info__names_blas_kernels_and_the_model(void **state) {
                                  "parameters 1460224",
                                  "BF16",
                                  "byte-level BPE",
+                                 "SHA-256    ",
+                                 "a run of 16     tokens keeps ",
+                                 "a run of 64     tokens keeps ",
+                                 "sweeps of a prompt of 16 tokens",
+                                 "resid_pre, layer x pos                  96 variants",
+                                 "z, layer x head                         24 variants",
+                                 "z, layer x head x pos                  384 variants",
                                  "blocks.{layer}.attn.hook_z",
                                  "[pos, head 4, d_head 32]"};
     for (size_t i = 0; i < sizeof parts / sizeof *parts; i++)
         if (!strstr(r->out, parts[i]))
             fail_msg("info does not say '%s':\n%s", parts[i], r->out);
+    assert_null(strstr(r->out, "passes over the weights"));
     assert_says(run("info", "fact"), 1, "no model 'fact'; did you mean 'facts'?");
+    r = run("info", "facts", "--tokens", "40");
+    assert_says(r, 0, NULL);
+    assert_non_null(strstr(r->out, "a run of 40     tokens keeps "));
+    assert_null(strstr(r->out, "a run of 64"));
+    assert_non_null(strstr(r->out, "resid_pre, layer x pos                 240 variants"));
+    assert_says(run("info", "facts", "--tokens", "none"), 2, "--tokens needs");
 }
 
 /* ---- running ----------------------------------------------------------------------------------------------------- */
