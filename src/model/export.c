@@ -89,17 +89,18 @@ static pb_status write_config(const pb_model *model, const char *path, pb_stored
     return status;
 }
 
-/* tokenizer.json of a model whose tokenizer is in a GGUF file. */
-static pb_status write_gguf_tokenizer(const pb_model *model, const char *to, pb_error *err) {
-    json_t *root = NULL;
+/* tokenizer.json or tokenizer_config.json of a model whose tokenizer is in a GGUF file. */
+static pb_status write_gguf_tokenizer(const pb_model *model, const char *name, const char *to, pb_error *err) {
+    json_t *root = NULL, *config = NULL;
     for (size_t i = 0; i < model->n_sources && !root; i++) {
         if (model->sources[i]->gguf)
-            PB_TRY(pb_gguf_model_tokenizer(model->sources[i]->gguf, &root, err));
+            PB_TRY(pb_gguf_model_tokenizer(model->sources[i]->gguf, &root, &config, err));
     }
     if (!root)
         return PB_OK;
-    char *text = json_dumps(root, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
+    char *text = json_dumps(strcmp(name, "tokenizer.json") == 0 ? root : config, JSON_INDENT(1) | JSON_PRESERVE_ORDER);
     json_decref(root);
+    json_decref(config);
     pb_status status = text ? pb_file_write(model->ctx, to, text, strlen(text), err)
                             : pb_fail_memory(err, model->ctx, 0, "a tokenizer");
     free(text);
@@ -116,8 +117,8 @@ static pb_status copy_file(const pb_model *model, const char *name, const char *
         status = pb_file_read(model->ctx, from, COPY_MAX, &data, &size, err);
         if (status == PB_OK)
             status = pb_file_write(model->ctx, to, data, size, err);
-    } else if (strcmp(name, "tokenizer.json") == 0) {
-        status = write_gguf_tokenizer(model, to, err);
+    } else if (strcmp(name, "tokenizer.json") == 0 || strcmp(name, "tokenizer_config.json") == 0) {
+        status = write_gguf_tokenizer(model, name, to, err);
     }
     pb_free(data);
     pb_free(from);

@@ -36,9 +36,9 @@ void pb_gguf_model_close(pb_gguf_model *model); /* NULL is a no-op */
 
 /* The text of a config.json in a new block. */
 pb_status pb_gguf_model_config(const pb_gguf_model *model, char **text, size_t *length, pb_error *err);
-/* A tokenizer.json (json_decref it); NULL with a warning if the file has a kind of tokenizer that Patchbay does not read, and
- * without one if it has none. */
-pb_status pb_gguf_model_tokenizer(const pb_gguf_model *model, json_t **out, pb_error *err);
+/* A tokenizer.json and a tokenizer_config.json (json_decref both); NULL with a warning if the file has a kind of tokenizer that
+ * Patchbay does not read, and without one if it has none. */
+pb_status pb_gguf_model_tokenizer(const pb_gguf_model *model, json_t **out, json_t **config, pb_error *err);
 
 /* ---- gguf_config.c --------------------------------------------------------------------------------------------------- */
 

@@ -94,7 +94,11 @@ pb_status pb_gguf_identify(pb_gguf_model *model, pb_error *err) {
     }
     if (!model->arch)
         return unknown_architecture(model, name, length, err);
-    int64_t window = 0;
+    int64_t window = 0, parts = 1;
+    if (pb_gguf_integer(pb_gguf_get(model->file, "split.count"), 0, &parts) && parts > 1)
+        return pb_fail(err, PB_ERR_UNSUPPORTED,
+                       "%s: one of %lld files of a model; put them together first (llama-gguf-split --merge)",
+                       model->path, (long long)parts);
     PB_TRY(read_size(model, "block_count", -1, &model->layers, err));
     PB_TRY(read_size(model, "embedding_length", -1, &model->width, err));
     PB_TRY(read_size(model, "attention.head_count", -1, &model->heads, err));

@@ -63,7 +63,8 @@ typedef struct builder {
     const pb_gguf_value *tokens, *types;
     json_t *vocab; /* token -> id */
     json_t *root;
-    bool failed; /* jansson had no memory */
+    json_t *config; /* tokenizer_config.json */
+    bool failed;    /* jansson had no memory */
 } builder;
 
 static pb_status wrong(const builder *b, const char *problem, pb_error *err) {
@@ -268,6 +269,16 @@ static void add_special(builder *b, const char *const *texts, const char *key, j
     put(b, special, text, json_pack("{s:s, s:[I], s:[s]}", "id", text, "ids", (json_int_t)id, "tokens", text));
 }
 
+/* Which tokens are BOS and EOS; null where the file names none. */
+static void add_names(builder *b, const char *const *texts) {
+    static const char *const keys[][2] = {{"bos_token_id", "bos_token"}, {"eos_token_id", "eos_token"}};
+    for (size_t i = 0; i < sizeof keys / sizeof keys[0]; i++) {
+        int64_t id;
+        const char *text = token_text(b, texts, keys[i][0], &id);
+        put(b, b->config, keys[i][1], text ? json_string(text) : json_null());
+    }
+}
+
 /* BOS and EOS around the text, as the file says. */
 static void add_template(builder *b, const char *const *texts, bool bos, bool eos) {
     (void)pb_gguf_bool(get(b, "add_bos_token"), &bos);
@@ -373,6 +384,7 @@ static pb_status build(builder *b, const cutting *how, pb_error *err) {
     pb_status status = read_tokens(b, texts, err);
     if (status == PB_OK) {
         add_added(b, texts);
+        add_names(b, texts);
         status = how ? build_byte_level(b, how, texts, model, err) : build_pieces(b, texts, model, err);
     }
     put(b, model, "vocab", json_incref(b->vocab));
@@ -383,10 +395,10 @@ static pb_status build(builder *b, const cutting *how, pb_error *err) {
     return status;
 }
 
-pb_status pb_gguf_model_tokenizer(const pb_gguf_model *model, json_t **out, pb_error *err) {
+pb_status pb_gguf_model_tokenizer(const pb_gguf_model *model, json_t **out, json_t **config, pb_error *err) {
     const cutting *how = NULL;
     builder b = {.model = model};
-    *out = NULL;
+    *out = *config = NULL;
     if (!choose_kind(&b, &how))
         return PB_OK;
     b.tokens = get(&b, "tokens");
@@ -397,11 +409,15 @@ pb_status pb_gguf_model_tokenizer(const pb_gguf_model *model, json_t **out, pb_e
     if (b.types && b.types->count != b.tokens->count)
         return wrong(&b, "token_type must have one number for each token", err);
     b.root = json_object();
-    pb_status status = b.root ? build(&b, how, err) : pb_fail_memory(err, model->ctx, 0, "a tokenizer");
+    b.config = json_object();
+    pb_status status = b.root && b.config ? build(&b, how, err) : pb_fail_memory(err, model->ctx, 0, "a tokenizer");
     json_decref(b.vocab);
-    if (status == PB_OK)
+    if (status == PB_OK) {
         *out = b.root;
-    else
+        *config = b.config;
+    } else {
         json_decref(b.root);
+        json_decref(b.config);
+    }
     return status;
 }

@@ -299,8 +299,10 @@ static pb_status lay_out(pb_gguf_model *model, const weight_name *name, pb_entry
     if (how == TURNED && entry->ndim != 2)
         return pb_fail(err, PB_ERR_FORMAT, "%s: the tensor of '%s' has %d axes; 2 were expected", model->path,
                        entry->name, entry->ndim);
-    if (model->family->norm_plus_one && is_norm(name) && floats)
-        return subtract_one(model, entry, err);
+    if (model->family->norm_plus_one && is_norm(name))
+        return floats ? subtract_one(model, entry, err)
+                      : pb_fail(err, PB_ERR_UNSUPPORTED, "%s: the norm '%s' is stored as %s; F32 was expected",
+                                model->path, entry->name, entry->dtype);
     return how != AS_IT_IS || pb_entry_is_q8_0(entry) ? relay(model, entry, how, err) : PB_OK;
 }
 

@@ -207,14 +207,16 @@ static pb_status check_options(const pb_load_options *o, pb_error *err) {
 
 /* The file's own words, or the tokenizer.json beside it. */
 static pb_status open_gguf_tokenizer(pb_model *model, pb_error *err) {
-    json_t *root = NULL;
+    json_t *root = NULL, *config = NULL;
     const pb_gguf_model *file = model->sources[0]->gguf;
     PB_TRY(open_tokenizer(model, err));
     if (model->tokenizer)
         return PB_OK;
-    PB_TRY(pb_gguf_model_tokenizer(file, &root, err));
-    pb_status status = root ? pb_tokenizer_from_json(model->ctx, root, file->path, &model->tokenizer, err) : PB_OK;
+    PB_TRY(pb_gguf_model_tokenizer(file, &root, &config, err));
+    pb_status status =
+        root ? pb_tokenizer_from_json(model->ctx, root, config, file->path, &model->tokenizer, err) : PB_OK;
     json_decref(root);
+    json_decref(config);
     return status;
 }
 

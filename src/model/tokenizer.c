@@ -27,10 +27,11 @@ pb_status pb_tokenizer_open(pb_context *ctx, const char *path, pb_tokenizer **ou
     return status;
 }
 
-pb_status pb_tokenizer_from_json(pb_context *ctx, json_t *root, const char *where, pb_tokenizer **out, pb_error *err) {
+pb_status pb_tokenizer_from_json(pb_context *ctx, json_t *root, const json_t *config, const char *where,
+                                 pb_tokenizer **out, pb_error *err) {
     pb_tokenizer *t = NULL;
     PB_TRY(create(ctx, &t, err));
-    pb_status status = pb_tok_load_json(t, root, where, err);
+    pb_status status = pb_tok_load_json(t, root, config, where, err);
     if (status == PB_OK)
         *out = t;
     else

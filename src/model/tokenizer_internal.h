@@ -313,8 +313,9 @@ enum { PB_TOK_MAX_ID = 16777215 }; /* a damaged file must not make us allocate g
 
 void pb_tok_destroy(pb_tokenizer *t);
 pb_status pb_tok_load(pb_tokenizer *t, const char *path, pb_error *err); /* t is zeroed but for references and ctx */
-/* The same from a tokenizer.json that is not in a file; where: for messages. */
-pb_status pb_tok_load_json(pb_tokenizer *t, json_t *root, const char *where, pb_error *err);
-pb_status pb_tokenizer_from_json(pb_context *ctx, json_t *root, const char *where, pb_tokenizer **out, pb_error *err);
+/* The same from what would be in tokenizer.json and tokenizer_config.json (NULL: none); where: for messages. */
+pb_status pb_tok_load_json(pb_tokenizer *t, json_t *root, const json_t *config, const char *where, pb_error *err);
+pb_status pb_tokenizer_from_json(pb_context *ctx, json_t *root, const json_t *config, const char *where,
+                                 pb_tokenizer **out, pb_error *err);
 
 #endif

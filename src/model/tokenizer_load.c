@@ -460,10 +460,10 @@ pb_status pb_tok_load(pb_tokenizer *t, const char *path, pb_error *err) {
     return status;
 }
 
-pb_status pb_tok_load_json(pb_tokenizer *t, json_t *root, const char *where, pb_error *err) {
+pb_status pb_tok_load_json(pb_tokenizer *t, json_t *root, const json_t *config, const char *where, pb_error *err) {
     pb_status status = load_root(t, root, err);
     if (status == PB_OK)
-        status = load_config(t, NULL, err);
+        status = load_config(t, config, err);
     return status == PB_OK ? PB_OK : pb_error_prefix(err, status, "%s: ", where);
 }
 

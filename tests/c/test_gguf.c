@@ -527,6 +527,19 @@ static void check_tokenizer(pb_context *ctx, const char *golden, const char *pre
     const pb_tokenizer *t = pb_model_tokenizer(model);
     assert_non_null(t);
     assert_int_equal(pb_tokenizer_size(t), pb_tokenizer_size(wanted));
+    if (bos) {
+        assert_int_equal(pb_tokenizer_bos(t), pb_tokenizer_find(wanted, bos));
+        assert_true(pb_tokenizer_adds_special(t));
+        /* exported as files, it is the same */
+        char *exported = test_folder();
+        assert_ok(pb_model_export(model, exported, PB_STORED_OTHER, &err));
+        pb_tokenizer *back = test_tokenizer(ctx, exported);
+        assert_int_equal(pb_tokenizer_bos(back), pb_tokenizer_bos(t));
+        assert_int_equal(pb_tokenizer_eos(back), pb_tokenizer_eos(t));
+        assert_int_equal(pb_tokenizer_size(back), pb_tokenizer_size(t));
+        pb_tokenizer_unref(back);
+        test_folder_remove(exported);
+    }
     FILE *cases = test_open_lines(test_path(real, "cases.jsonl"));
     for (json_t *c; (c = test_next_line(cases, &line, &capacity)); json_decref(c), compared++) {
         const json_t *text = json_object_get(c, "text");
@@ -715,6 +728,10 @@ static void unheard_of(gguf_writer *w) { one_tensor(w, "x", AXES(256), 1000, 0);
 static void half_a_block(gguf_writer *w) { one_tensor(w, "x", AXES(48, 2), 8, 0); }
 static void unknown_architecture(gguf_writer *w) { gguf_text(w, "general.architecture", "mamba"); }
 static void no_architecture(gguf_writer *w) { gguf_u32(w, "general.architecture", 3); }
+static void a_part(gguf_writer *w) {
+    gguf_text(w, "general.architecture", "llama");
+    gguf_u32(w, "split.count", 3);
+}
 static void no_layers(gguf_writer *w) { gguf_text(w, "general.architecture", "llama"); }
 
 static void open__wrong_in_one_thing__says_what(void **state) {
@@ -755,6 +772,7 @@ static void open__wrong_in_one_thing__says_what(void **state) {
         {half_a_block, PB_ERR_FORMAT, "blocks of 32"},
         {unknown_architecture, PB_ERR_UNSUPPORTED, "'mamba' is not one that Patchbay reads from GGUF; it reads gpt2"},
         {no_architecture, PB_ERR_FORMAT, "no general.architecture"},
+        {a_part, PB_ERR_UNSUPPORTED, "one of 3 files of a model"},
         {no_layers, PB_ERR_FORMAT, "no 'llama.block_count'"},
     };
     pb_error err = {0};
