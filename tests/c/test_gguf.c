@@ -235,7 +235,7 @@ static pb_tensor *logits_of(pb_model *model) {
     pb_tensor *logits = NULL;
     test_tokens(pb_model_vocab(model), 5, ids, 9);
     assert_ok(pb_run_create(model, ids, 9, &run, &err));
-    assert_ok(pb_run_value(run, (pb_site){PB_SITE_LOGITS, -1}, &logits, &err));
+    assert_ok(pb_run_value(run, (pb_site){.kind = PB_SITE_LOGITS, .layer = -1}, &logits, &err));
     pb_run_unref(run);
     return logits;
 }

@@ -288,7 +288,7 @@ static pb_model *open_changed(pb_context *ctx, const char *name, const char *cha
 static pb_tensor *run_logits(pb_run *run) {
     pb_error err = {0};
     pb_tensor *logits = NULL;
-    assert_ok(pb_run_value(run, (pb_site){PB_SITE_LOGITS, -1}, &logits, &err));
+    assert_ok(pb_run_value(run, (pb_site){.kind = PB_SITE_LOGITS, .layer = -1}, &logits, &err));
     return logits;
 }
 
