@@ -357,6 +357,18 @@ static void write_falcon(writer *w) {
     put(w, "parallel_attn", json_true());
 }
 
+/* For who reads an exported folder: transformers would take the family's usual ids. */
+static void write_special(writer *w) {
+    static const char *const names[] = {"bos_token_id", "eos_token_id"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        char key[KEY_MAX];
+        int64_t id;
+        snprintf(key, sizeof key, "tokenizer.ggml.%s", names[i]);
+        bool there = pb_gguf_integer(pb_gguf_get(w->model->file, key), 0, &id);
+        put(w, names[i], there ? json_integer((json_int_t)id) : json_null());
+    }
+}
+
 static pb_status write_rest(writer *w, pb_error *err) {
     const pb_gguf_model *model = w->model;
     const pb_family *family = model->family;
@@ -381,6 +393,7 @@ static pb_status write_rest(writer *w, pb_error *err) {
                       err));
     write_gemma_scale(w);
     write_falcon(w);
+    write_special(w);
     return PB_OK;
 }
 
