@@ -519,6 +519,63 @@ static void figure__nothing_reaches_the_edge(void **state) {
     }
 }
 
+static bool has_ink(const picture *p, int x, int y) { return (pixel(p, x, y) & 0xFF) < 200; }
+
+static int leftmost_ink(const picture *p, int from_y, int to_y) {
+    for (int x = 0; x < p->width; x++) {
+        for (int y = from_y; y < to_y; y++) {
+            if (has_ink(p, x, y))
+                return x;
+        }
+    }
+    return p->width;
+}
+
+static void heatmap__slanted_labels__do_not_push_the_y_title_away(void **state) {
+    pb_error err = {0};
+    const float values[6] = {1, 1, 1, 1, 1, 1};
+    const char *const labels[3] = {"middle subject tokens", "last subject token", "further tokens"};
+    pb_figure *figure = sample_figure(*state, &(pb_figure_options){.pixel_scale = 1});
+    assert_ok(pb_figure_add_heatmap(
+        figure,
+        &(pb_heatmap){.rows = 2, .cols = 3, .values = values, .col_labels = labels, .n_col_labels = 3, .y_title = "l"},
+        &err));
+    picture p = draw(figure);
+    int title = leftmost_ink(&p, 0, p.height / 3), slanted = leftmost_ink(&p, p.height / 3, p.height);
+    assert_in_range(title, slanted + 10, p.width / 2); /* beside the rows' labels, not beyond those below */
+    cairo_surface_destroy(p.surface);
+    pb_figure_unref(figure);
+}
+
+/* Groups of rows with ink right of a colour bar: its ticks' texts. */
+static void colour_bar__low__has_two_ticks_at_least(void **state) {
+    static const float LOWEST[3] = {-4.94f, -0.7f, -3.1f};
+    for (int k = 0; k < 3; k++) {
+        pb_error err = {0};
+        const float values[4] = {LOWEST[k], 0, LOWEST[k] / 2, 0};
+        pb_figure *figure = sample_figure(*state, &(pb_figure_options){.pixel_scale = 1});
+        assert_ok(pb_figure_add_heatmap(
+            figure, &(pb_heatmap){.rows = 2, .cols = 2, .values = values, .map = PB_COLOURS_DIVERGING}, &err));
+        picture p = draw(figure);
+        patch_of_colour bar = {0, 0, 0}; /* of a colour that no cell has */
+        for (double t = 0.98; bar.count == 0 && t > 0.6; t -= 0.002)
+            bar = find_value(&p, PB_COLOURS_DIVERGING, t);
+        assert_true(bar.count > 0);
+        int groups = 0;
+        bool inside = false;
+        for (int y = 0; y < p.height; y++) {
+            bool ink = false;
+            for (int x = (int)bar.x + 11; x < p.width; x++)
+                ink = ink || has_ink(&p, x, y);
+            groups += ink && !inside;
+            inside = ink;
+        }
+        assert_in_range(groups, 2, 7);
+        cairo_surface_destroy(p.surface);
+        pb_figure_unref(figure);
+    }
+}
+
 static void render__pixel_scale__changes_pixels_only(void **state) {
     pb_error err = {0};
     int width[2];
@@ -659,6 +716,8 @@ int main(void) {
         cmocka_unit_test(colour_map_parse__unknown__lists_and_suggests),
         WITH_CONTEXT(label__invisible_characters_become_visible),
         WITH_CONTEXT(figure__nothing_reaches_the_edge),
+        WITH_CONTEXT(heatmap__slanted_labels__do_not_push_the_y_title_away),
+        WITH_CONTEXT(colour_bar__low__has_two_ticks_at_least),
         WITH_CONTEXT(render__pixel_scale__changes_pixels_only),
         WITH_CONTEXT(create__bad_options__are_errors),
         WITH_CONTEXT(add_heatmap__bad_data__is_an_error_and_changes_nothing),
