@@ -211,3 +211,27 @@ check.test("figure: what is written into a file", function()
   check.raises(function() figure:heatmap { values = { { 1, 2 } }, marked_cols = { 2 } } end, "marked_cols")
   check.raises(function() pb.figure():save "empty.png" end, "panel")
 end)
+
+check.test("grid: changes of a set's sweep keep its own facts; captions are said once, or of whom they are", function()
+  local tasks, attribution = require "patchbay.tasks", require "patchbay.attribution"
+  local set = tasks.ioi(pb.load "facts", { n = 3, seed = 1 })
+  local sweep = set:sweep { site = "z", over = { "layer", "head" }, metric = "logit_diff" }:titled "heads"
+  for _, change in ipairs { sweep:change(), sweep * 2, sweep:recovered "each" } do
+    check.eq({ change.metric, change.name, change.about.pairs, #change.parts }, { "logit_diff", "heads", 3, 3 })
+  end
+  check.eq(sweep:change():recovered().unit, "recovered share of logit difference")
+  local estimated = attribution.patching(set, { site = "z" })
+  check.eq(estimated:recovered().unit, "estimated share of logit difference")
+  local function caption(figure)
+    local lines = {}
+    for line in figure:text { colour = false, width = 300 }:gmatch "[^\n]+" do lines[#lines + 1] = line end
+    return lines[#lines], lines[#lines - 1]
+  end
+  check.eq((caption(pb.plot.panels { sweep:change():titled "a", sweep:change():titled "b" })), "logit_diff; mean of 3 pairs; change against the run without the patch")
+  local last, before = caption(pb.plot.panels { sweep:change():titled "a", sweep:titled "b", sweep:change():titled "c" })
+  check.eq(before, "a, c: logit_diff; mean of 3 pairs; change against the run without the patch.")
+  check.ok(last:find("^b: logit_diff; mean of 3 pairs; raw values; without the patch −%d"), last)
+  local facts = pb.grid { values = pb.tensor { 0.1, 0.2 }, axes = { "layer" }, base = 0, target = 0.9, metric = "prob",
+                          about = { facts = 7, items = "facts", base_is = "nothing restored", target_is = "total effect" } }
+  check.eq((caption(facts:figure())), "prob; mean of 7 facts; raw values; nothing restored 0; total effect 0.9")
+end)
