@@ -2,6 +2,7 @@
 -- Merges can be forced, words banned, and the growing be done in rounds with other weights: a tokenizer for a corpus whose answers
 -- must be single tokens is made so.
 local pb = require "patchbay"
+local pair_counts = require "patchbay.pair_counts"
 
 local bpe = {}
 
@@ -69,85 +70,10 @@ function Learner:merge(a, b)
   end
 end
 
-local function apply(parts, a, b)
-  local i = 1
-  while i < #parts do
-    if parts[i] == a and parts[i + 1] == b then
-      parts[i] = a .. b
-      table.remove(parts, i + 1)
-    end
-    i = i + 1
-  end
-end
-
 local function split(word)
   local parts = {}
   for _, code in utf8.codes(word) do parts[#parts + 1] = utf8.char(code) end
   return parts
-end
-
--- The pairs of neighbouring parts in all words: for each its weight and the words that have it. Sums run over the words in their
--- order, so that the result depends neither on the hash nor on which merges came before.
-local Pairs = {}
-Pairs.__index = Pairs
-
-local function key_of(parts, i) return parts[i] .. "\0" .. parts[i + 1] end
-
-local function new_pairs(words, banned)
-  local self = setmetatable({ words = words, banned = banned, sums = {}, where = {} }, Pairs)
-  for i in ipairs(words) do self:note(i) end
-  for key in pairs(self.where) do self:add_up(key) end
-  return self
-end
-
-function Pairs:note(i)
-  local parts = self.words[i].parts
-  for j = 1, #parts - 1 do
-    local key = key_of(parts, j)
-    if not self.banned[parts[j] .. parts[j + 1]] then
-      self.where[key] = self.where[key] or {}
-      self.where[key][i] = true
-    end
-  end
-end
-
-function Pairs:add_up(key)
-  local indices, sum = {}, nil
-  for i in pairs(self.where[key] or {}) do indices[#indices + 1] = i end
-  table.sort(indices)
-  for _, i in ipairs(indices) do
-    local parts, weight = self.words[i].parts, self.words[i].weight
-    for j = 1, #parts - 1 do
-      if key_of(parts, j) == key then sum = (sum or 0) + weight end
-    end
-  end
-  self.sums[key] = sum
-end
-
--- The pair of the largest weight, the later one in byte order among equals; nil if there is none.
-function Pairs:best()
-  local best, most
-  for key, sum in pairs(self.sums) do
-    if not best or sum > most or sum == most and key > best then best, most = key, sum end
-  end
-  if best then return best:match "^([^\0]*)\0(.*)$" end
-end
-
-function Pairs:merge(a, b)
-  local touched, indices = {}, {}
-  for i in pairs(self.where[a .. "\0" .. b]) do indices[#indices + 1] = i end
-  for _, i in ipairs(indices) do
-    local parts = self.words[i].parts
-    for j = 1, #parts - 1 do
-      local key = key_of(parts, j)
-      touched[key] = true
-      if self.where[key] then self.where[key][i] = nil end
-    end
-    apply(parts, a, b)
-    for j = 1, #parts - 1 do touched[key_of(parts, j)] = true end
-    self:note(i)
-  end
-  for key in pairs(touched) do self:add_up(key) end
 end
 
 -- words: list of { text (byte characters), weight }. done(vocab, pieces): asked before each merge; pieces[text] is a word's parts.
@@ -160,10 +86,10 @@ function Learner:grow(list, done)
   for _, merge in ipairs(self.merges) do
     local joined = merge[1] .. merge[2]
     for i, word in ipairs(words) do
-      if list[i][1]:find(joined, 1, true) then apply(word.parts, merge[1], merge[2]) end
+      if list[i][1]:find(joined, 1, true) then pair_counts.merge(word.parts, merge[1], merge[2]) end
     end
   end
-  local found = new_pairs(words, self.banned)
+  local found = pair_counts.new(words, self.banned)
   while not done(self.vocab, by_text) do
     local a, b = found:best()
     if not a then break end

@@ -167,8 +167,9 @@ const char *pb_host_find_model(lua_State *L, const char *name) {
         lua_rawgeti(L, top + 1, i);
         found = push_if_model(L, lua_tostring(L, -1), name);
     }
-    found =
-        found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, ".", name) || push_from_hub(L, name);
+    /* The order of pb.read: what the recipe brought, then what it saved. */
+    found = found || push_if_model(L, host->recipe_folder, name) || push_if_model(L, host->output, name) ||
+            push_if_model(L, ".", name) || push_from_hub(L, name);
     if (!found) {
         const char *said = lua_tostring(L, -1);
         const char *looked = "";
@@ -180,20 +181,19 @@ const char *pb_host_find_model(lua_State *L, const char *name) {
         if (*said)
             pb_lua_fail(L,
                         "no model '%s'%s: looked for a folder with a config.json, or a .gguf file, in the recipe's "
-                        "folder (%s) and the "
-                        "current folder; and %s",
-                        name, folder, host->recipe_folder, said);
+                        "folder (%s), the output folder (%s) and the current folder; and %s",
+                        name, folder, host->recipe_folder, host->output, said);
         const char *nearest = push_nearest_model(L, top + 1, name);
         if (nearest)
             pb_lua_fail(L,
-                        "no model '%s'%s; did you mean '%s'? (looked in %sthe recipe's folder, the current folder and "
-                        "the local Hugging Face cache)",
+                        "no model '%s'%s; did you mean '%s'? (looked in %sthe recipe's folder, the output folder, the "
+                        "current folder and the local Hugging Face cache)",
                         name, folder, nearest, looked);
         pb_lua_fail(L,
                     "no model '%s'%s: looked for a folder with a config.json, or a .gguf file, in %sthe recipe's "
-                    "folder (%s), the "
-                    "current folder and the local Hugging Face cache; a model of the hub has the form org/name",
-                    name, folder, looked, host->recipe_folder);
+                    "folder (%s), the output folder (%s), the current folder and the local Hugging Face cache; a model "
+                    "of the hub has the form org/name",
+                    name, folder, looked, host->recipe_folder, host->output);
     }
     lua_replace(L, top + 1);
     lua_settop(L, top + 1);

@@ -80,6 +80,13 @@ check.test("model:save writes a folder that pb.load reads", function()
   check.raises(function() model:save("../outside") end, "..")
   check.raises(function() model:save() end, "folder")
   check.raises(function() pb.load("facts", { fold_ln = true }):save "folded" end, "weight processing")
+  local again = pb.load "saved/half" -- the output folder is looked in
+  check.eq(again:weight(name), edited:weight(name))
+  check.eq(again.folder, check.output_folder() .. "/saved/half")
+  edited:save "facts"
+  check.eq(pb.load("facts"):weight(name), model:weight(name), "a built-in model's name means that one")
+  check.eq(pb.load("./facts"):weight(name), edited:weight(name))
+  check.raises(function() pb.load "saved/none" end, "the output folder (" .. check.output_folder() .. ")")
 end)
 
 check.test("pb.load: a streamed model has the same numbers", function()

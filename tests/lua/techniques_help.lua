@@ -1,7 +1,7 @@
 -- Every function of a technique has its page, every page its function, and the pages can be printed.
 local pb, check = require "patchbay", require "patchbay.check"
 
-for _, name in ipairs { "data", "tasks", "patching", "trace", "ablate", "cells", "path", "heads", "lens", "probe" } do
+for _, name in ipairs { "data", "tasks", "patching", "trace", "ablate", "cells", "path", "heads", "lens", "probe", "train", "bpe", "attribution" } do
   check.test("help: every function of patchbay." .. name, function()
     local module, pages = require("patchbay." .. name), check.help_entries().by_name
     check.ok(pages["patchbay." .. name], "the module's own page")

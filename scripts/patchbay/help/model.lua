@@ -10,7 +10,9 @@ tokenizer, has_tokenizer, config, storage, dtypes, streamed.]] },
     text = [[
 name: a built-in model ("facts"), a folder with config.json and model.safetensors or pytorch_model.bin (or their shards), a .gguf
 file, a folder with one and no other weights, or a Hugging Face id ("org/name", "org/name@revision") that is in the local hub
-cache: on the command line, patchbay get org/name downloads it (patchbay help get). The weights are mapped, not read: a large file
+cache: on the command line, patchbay get org/name downloads it (patchbay help get). Folders are looked for beside the recipe, in the
+output folder (what model:save wrote) and in the current folder; the name of a built-in model means that one, "./facts" a folder. The
+weights are mapped, not read: a large file
 opens in milliseconds.
 fold_ln to fold_value_biases are TransformerLens's weight processing, each by itself and off by default; they change the values of
 sites (and center_unembed the logits by a constant per position), not what the model predicts.
