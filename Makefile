@@ -133,6 +133,7 @@ valgrind: $(TEST_BIN)
 
 bench: $(BENCH_BIN) $(BUILD)/patchbay
 	@for bench in $(BENCH_BIN); do $$bench $(BENCH) || exit 1; done
+	@case training in *"$(BENCH)"*) PATCHBAY_SCRIPTS=scripts/patchbay $(BUILD)/patchbay run -o $(BUILD)/bench/training examples/facts/speed.lua ;; esac
 
 lint: all
 	@sh tests/lint.sh $(BUILD)
@@ -142,10 +143,12 @@ format:
 format-check:
 	$(CLANG_FORMAT) --dry-run -Werror $(FORMATTED)
 
-# About half an hour for each kind on two cores; a checkpoint every 400 steps, from which the same command goes on.
+# About half an hour for each kind on two cores; a checkpoint every 400 steps, from which the same command goes on. Then every figure of
+# the models' READMEs.
 model: $(BUILD)/patchbay
-	@for kind in facts free; do \
-	  OMP_WAIT_POLICY=passive PATCHBAY_SCRIPTS=scripts/patchbay $(BUILD)/patchbay run -o $(BUILD)/model examples/facts/train.lua kind=$$kind || exit; done
+	@export OMP_WAIT_POLICY=passive PATCHBAY_SCRIPTS=scripts/patchbay; for kind in facts free; do \
+	  $(BUILD)/patchbay run -o $(BUILD)/model examples/facts/train.lua kind=$$kind && \
+	  $(BUILD)/patchbay run -o $(BUILD)/model/$${kind}_visible examples/facts/visible.lua model=$(BUILD)/model/$$kind || exit; done
 
 doc: $(BUILD)/patchbay
 	PATCHBAY_SCRIPTS=scripts/patchbay $(BUILD)/patchbay help --markdown > $(BUILD)/reference.md
@@ -154,14 +157,13 @@ doc: $(BUILD)/patchbay
 SHARE := $(DESTDIR)$(PREFIX)/share/patchbay
 install: all
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/include/patchbay \
-	  $(SHARE)/scripts $(SHARE)/examples $(SHARE)/models/facts/tasks
+	  $(SHARE)/scripts $(SHARE)/examples $(SHARE)/models
 	install -m 755 $(BUILD)/patchbay $(DESTDIR)$(PREFIX)/bin/patchbay
 	install -m 644 $(BUILD)/libpatchbay.a $(DESTDIR)$(PREFIX)/lib/libpatchbay.a
 	install -m 644 include/patchbay/*.h $(DESTDIR)$(PREFIX)/include/patchbay
 	cd scripts/patchbay && find . -type f -exec install -D -m 644 {} $(abspath $(SHARE))/scripts/{} \;
 	install -m 644 $(wildcard examples/*.lua) $(SHARE)/examples
-	install -m 644 $(wildcard examples/models/facts/*.*) $(SHARE)/models/facts
-	install -m 644 $(wildcard examples/models/facts/tasks/*) $(SHARE)/models/facts/tasks
+	cd examples/models && find . -type f -exec install -D -m 644 {} $(abspath $(SHARE))/models/{} \;
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' -e 's|@PACKAGES@|$(PACKAGES)|' -e 's|@OPENMP@|$(OPENMP)|' \
 	  scripts/patchbay.pc.in > $(DESTDIR)$(PREFIX)/lib/pkgconfig/patchbay.pc
 uninstall:

@@ -11,7 +11,7 @@ local START, NO_TARGET, INNER, FINAL = 1 << 15, 1 << 14, 1 << 13, 1 << 12
 local ID = FINAL - 1
 
 local KINDS = { "fact", "ioi", "repeat", "year", "agreement", "filler" }
-local MIX = { 0.58, 0.14, 0.12, 0.08, 0.05, 0.03 }       -- of documents
+local MIX = { 0.58, 0.14, 0.12, 0.20, 0.05, 0.03 }       -- of documents
 local EARLY_MIX = { 0.04, 0.10, 0.82, 0.02, 0.01, 0.01 } -- copying first, so that attention is sharp when facts come
 local EARLY = 1500000    -- tokens
 local LEARNING = 3000000 -- until here a quarter of the subjects is met more often
@@ -37,9 +37,10 @@ local function word_ids(tokenizer)
   return ids
 end
 
--- Random words, now and then any tokens, over and over.
+-- Random words, now and then any tokens, over and over. Early ones go round the same words, and now and then jump to another
+-- place of the round: neither the period nor what was longest ago says what comes next, only the word before does.
 local function repeated(rng, vocab, words, early)
-  local n = early and rng:int(3, 10) or rng:int(4, 22)
+  local n = early and rng:int(4, 12) or rng:int(4, 22)
   local pool = (early or rng:random() < 0.85) and words or vocab - 1
   local times = rng:int(2, math.max(2, 48 // n))
   local block = rng:sample(pool, n)
@@ -47,7 +48,15 @@ local function repeated(rng, vocab, words, early)
   for _, list in ipairs { lead, block } do
     for _, id in ipairs(list) do ids[#ids + 1] = id | NO_TARGET end
   end
-  for _ = 2, times do table.move(block, 1, n, #ids + 1, ids) end
+  if not early then
+    for _ = 2, times do table.move(block, 1, n, #ids + 1, ids) end
+    return ids
+  end
+  local length = rng:int(2 * n, 48)
+  while #ids < length do
+    local at = rng:below(n)
+    for i = 0, rng:int(1, n) do ids[#ids + 1] = block[(at + i) % n + 1] | (i == 0 and NO_TARGET or 0) end
+  end
   return ids
 end
 

@@ -3,7 +3,7 @@
 --     patchbay run examples/facts/train.lua kind=free       the same without the mask: whatever its mechanism is
 -- stop=N stops after N steps with a checkpoint; the same command without it goes on, with the same numbers.
 local pb, train, bpe = require "patchbay", require "patchbay.train", require "patchbay.bpe"
-local corpora, rows, tasks, measure = require "corpus", require "rows", require "tasks", require "measure"
+local corpora, rows, tasks, accuracy = require "corpus", require "rows", require "tasks", require "accuracy"
 
 local p = pb.params { kind = "facts", steps = 5500, batch = 24, stop = 0, seed = 1, layers = 6, width = 128, heads = 4, log = 100, every = 400,
                       documents = 1.0 } -- documents: share of the sample that the tokenizer learns from
@@ -36,7 +36,7 @@ local config = { model_type = "gpt2", architectures = { "GPT2LMHeadModel" }, act
                  scale_attn_by_inverse_layer_idx = false, reorder_and_upcast_attn = false, attn_pdrop = 0.0, embd_pdrop = 0.0, resid_pdrop = 0.0,
                  bos_token_id = #vocab - 1, eos_token_id = #vocab - 1, torch_dtype = "bfloat16", vocab_size = #vocab, n_positions = corpora.CONTEXT,
                  n_embd = p.width, n_layer = p.layers, n_head = p.heads }
-local weights = train.init(config, { scheme = "fan_in", embedding = 0.1, sines = 0.2, seed = p.seed })
+local weights = train.positions(config, train.init(config, { scheme = "fan_in", embedding = 0.1, seed = p.seed }))
 local model = pb.model { config = config, weights = weights, tokenizer = tokenizer, name = p.kind }
 stage(("%d parameters"):format(model.parameters))
 
@@ -45,7 +45,7 @@ local known, held_out = pb.read "data/tasks/facts_all_templates.jsonl", pb.read 
 local result = train.run {
   model = model, weights = weights, steps = p.steps, rate = rate, betas = { 0.9, 0.99 }, decay = 0.1, clip = 1.0,
   batch = function(step) return rows.sequences(data:narrow(0, step * p.batch, p.batch):totable(), masks) end,
-  evaluate = function(_, m) return { facts = measure.facts(m, known, 100), paraphrase = measure.facts(m, held_out, 100) } end,
+  evaluate = function(_, m) return { facts = accuracy.facts(m, known, 100), paraphrase = accuracy.facts(m, held_out, 100) } end,
   evaluate_every = p.every, checkpoint_every = p.every, log_every = p.log, checkpoint = p.kind .. "_checkpoint", curve = p.kind .. "_loss",
   about = ("%s, seed %d, %d rows a step"):format(p.kind, p.seed, p.batch), stop_at = p.stop > 0 and p.stop or nil }
 
@@ -58,6 +58,6 @@ bpe.write(p.kind, vocab, merges, { special = { corpora.EOT }, context = corpora.
 pb.write(p.kind .. "/generation_config.json", { bos_token_id = #vocab - 1, eos_token_id = #vocab - 1 })
 tasks.write(p.kind, corpus, tokenizer, p.seed)
 local saved = pb.model { config = config, weights = pb.read(p.kind .. "/model.safetensors"), tokenizer = tokenizer }
-local accuracies = measure.text(measure.all(saved, "data"))
-pb.write(p.kind .. "/accuracy.txt", accuracies)
-stage(("%.0f s; the weights as they are saved (bf16):\n%s"):format(result.seconds, accuracies))
+local figures = accuracy.text(accuracy.all(saved, "data"))
+pb.write(p.kind .. "/accuracy.txt", figures)
+stage(("%.0f s; the weights as they are saved (bf16):\n%s"):format(result.seconds, figures))

@@ -1,11 +1,12 @@
 -- The section "What is visible in it" of the model's README, measured again: causal tracing on its 100 facts, the indirect-object heads on its 369
 -- pairs, the heads that read repeats on its 50 sequences (drawn with Python's and PyTorch's random numbers, as then).
---                                      patchbay run examples/facts/visible.lua [facts=100 samples=10]
+-- The same of another model that learned the same corpus, with the tasks of "facts": model=facts-free.
+--                                      patchbay run examples/facts/visible.lua [model=facts facts=100 samples=10]
 local pb = require "patchbay"
 local data, heads, lens, trace = require "patchbay.data", require "patchbay.heads", require "patchbay.lens", require "patchbay.trace"
 local stats, rows, twister = require "patchbay.stats", require "rows", require "twister"
-local arg = pb.params { facts = 100, samples = 10 }
-local model = pb.load "facts"
+local arg = pb.params { model = "facts", facts = 100, samples = 10 }
+local model, folder = pb.load(arg.model), pb.load("facts").folder
 local found = {}
 
 local function by_name(grid)
@@ -56,12 +57,12 @@ print(("mean logit difference %+.2f, %+.2f where the second subject is swapped; 
 
 local records, subjects = {}, {}
 for _, name in ipairs { "facts", "facts_all_templates" } do
-  for _, row in ipairs(pb.read(("%s/tasks/%s.jsonl"):format(model.folder, name))) do
+  for _, row in ipairs(pb.read(("%s/tasks/%s.jsonl"):format(folder, name))) do
     if row.subject_tokens >= 2 and row.subject_tokens <= 6 then records[#records + 1] = row end
   end
 end
 twister.new(0):shuffle(records)
-for i, fact in ipairs(pb.read(model.folder .. "/facts.json").facts) do subjects[i] = model:encode(" " .. fact.subject, { bos = false }) end
+for i, fact in ipairs(pb.read(folder .. "/facts.json").facts) do subjects[i] = model:encode(" " .. fact.subject, { bos = false }) end
 local facts = data.facts(model, table.move(records, 1, arg.facts, 1, {}), { unknown = "keep", quiet = true })
 local sigma, normal = trace.sigma(model, subjects), twister.plain(0)
 local function noise(tokens) return pb.tensor(normal:normal(tokens * model.d_model)):reshape(tokens, model.d_model) * (3 * sigma) end

@@ -1,5 +1,6 @@
 -- Training: AdamW under a schedule, with checkpoints from which a run goes on bit for bit.
 --   init        weights from a configuration (patchbay.initial)
+--   positions   position embeddings that make previous-token heads easy to have (patchbay.positions)
 --   constant, cosine, piecewise   schedules (patchbay.schedules)
 --   batches     packed batches of sequences (patchbay.batches, dropout too)
 --   curve       the loss as CSV and figure (patchbay.curve)
@@ -10,8 +11,8 @@ local pb = require "patchbay"
 local batches, checkpoints, curve = require "patchbay.batches", require "patchbay.checkpoints", require "patchbay.curve"
 local schedules = require "patchbay.schedules"
 
-local train = { init = require "patchbay.initial".init, constant = schedules.constant, cosine = schedules.cosine, piecewise = schedules.piecewise,
-                batches = batches.packed, curve = curve.write }
+local train = { init = require "patchbay.initial".init, positions = require "patchbay.positions", constant = schedules.constant,
+                cosine = schedules.cosine, piecewise = schedules.piecewise, batches = batches.packed, curve = curve.write }
 
 local OPTIONS = { "model", "weights", "batch", "steps", "rate", "dropout", "evaluate", "checkpoint", "curve", "about",
                   betas = { 0.9, 0.999 }, eps = 1e-8, decay = 0.1, clip = 1.0, resume = true,

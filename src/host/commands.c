@@ -82,6 +82,7 @@ int pb_command_run(const char *recipe, const pb_command_options *o) {
                                .trust = o->trust,
                                .gc_stress = o->gc_stress,
                                .show_progress = isatty(STDERR_FILENO) == 1};
+    setvbuf(stdout, NULL, _IOLBF, 0); /* progress is seen in a log file too */
     pb_interrupt_begin(ctx, o->time);
     if (o->output) /* said now, not after an hour of computing */
         status = pb_folder_check(ctx, o->output, &err);

@@ -372,7 +372,7 @@ local function skip_stressed()
   if next(weak) == nil then check.skip "the collector is stressed" end
 end
 
-check.test("examples/facts: the tasks are the built-in model's, the rows those of the golden ones, draw for draw", function()
+check.test("examples/facts: the tasks are the built-in model's, the rows the golden ones", function()
   skip_stressed()
   local out, folder = check.output_folder() .. "/facts_data", pb.load("facts").folder
   local result = check.recipe { file = "examples/facts/data.lua", output = out, params = { "rows=8" }, gc_stress = false }

@@ -44,6 +44,12 @@ train.run { model = model, weights = weights, steps = 1000, rate = train.cosine 
 scheme "range": deviation std (default: the configuration's initializer_range); "fan_in": 1 / sqrt(inputs). Matrices that write to the
 residual stream are divided by sqrt(2 layers). embedding: deviation of the tables. Norms begin at 1, biases at 0. sines = amplitude
 (true: 0.2): gpt2's positions begin as sines and cosines in half of the dimensions.]] },
+  { name = "patchbay.train.positions", signature = "train.positions(config, weights [, { amplitude = 0.3, slowest = 0.05, heads = 2, strength = 1 }]) -> weights",
+    summary = "Position embeddings from which previous-token heads, and so induction heads, are learned quickly (gpt2).",
+    text = [[
+Changes the weights of train.init in place. Half of the dimensions become sines and cosines of this amplitude; the fastest turns by half a turn
+with each token, the slowest by that share of it. The first `heads` heads of layer 0 begin by attending to the token before (strength: of their
+queries and keys; 0 heads: none do). All of it is trained further.]] },
   { name = "patchbay.train.constant", signature = "train.constant(rate [, warmup]) -> function(step)", summary = "One rate after linear warm-up." },
   { name = "patchbay.train.cosine", signature = "train.cosine { rate =, steps =, warmup = 0, least = 0 } -> function(step)", summary = "Linear warm-up, then half a cosine down to least at the last step." },
   { name = "patchbay.train.piecewise", signature = "train.piecewise { { step, rate }, ... } -> function(step)", summary = "Straight lines between points; two points at one step are a jump." },
