@@ -13,7 +13,9 @@ local ID = FINAL - 1
 local KINDS = { "fact", "ioi", "repeat", "year", "agreement", "filler" }
 local MIX = { 0.58, 0.14, 0.12, 0.20, 0.05, 0.03 }       -- of documents
 local EARLY_MIX = { 0.04, 0.10, 0.82, 0.02, 0.01, 0.01 } -- copying first, so that attention is sharp when facts come
+local LATE_MIX = { 0.40, 0.10, 0.10, 0.60, 0.04, 0.02 }  -- years once more: of all tasks they take the longest to be exact
 local EARLY = 1500000    -- tokens
+local LATE = 8130000     -- from here on
 local LEARNING = 3000000 -- until here a quarter of the subjects is met more often
 local MARKED = 0.9       -- share of sequences whose subjects are marked
 local OPEN = 32          -- rows that wait for sequences that fit
@@ -108,7 +110,7 @@ end
 
 local function documents(corpus, rng, tokenizer, lengths, vocab, words, total)
   local early, kinds, texts = total < EARLY, {}, {}
-  local weights = cumulative(early and EARLY_MIX or MIX)
+  local weights = cumulative(early and EARLY_MIX or total < LATE and MIX or LATE_MIX)
   for i = 1, 2000 do kinds[i] = KINDS[rng:weighted(weights)] end
   local make = { fact = function() return corpus:fact_document(rng, total < LEARNING) end, ioi = function() return corpus:ioi_document(rng) end,
                  year = function() return corpus:year_document(rng) end, agreement = function() return corpus:agreement_document(rng) end,

@@ -5,16 +5,19 @@
 local pb, train, bpe = require "patchbay", require "patchbay.train", require "patchbay.bpe"
 local corpora, rows, tasks, accuracy = require "corpus", require "rows", require "tasks", require "accuracy"
 
-local p = pb.params { kind = "facts", steps = 5500, batch = 24, stop = 0, seed = 1, layers = 6, width = 128, heads = 4, log = 100, every = 400,
+local p = pb.params { kind = "facts", steps = 5900, batch = 24, stop = 0, seed = 1, layers = 6, width = 128, heads = 4, log = 100, every = 400,
                       documents = 1.0 } -- documents: share of the sample that the tokenizer learns from
 pb.one_of(p.kind, { "facts", "free" }, "kind")
 
-local RATE, WARMUP, EARLY, COOL = 1e-3, 100, 1000, 1500
+local RATE, WARMUP, EARLY, COOL, LATE = 1e-3, 100, 1000, 1500, 400
 local SEEN_FROM = 4 -- in marked sequences, the layer from which the last token of a subject is seen by what follows
 
--- Twice the rate while copying is learned, then linearly to a twentieth over the last steps.
+-- Twice the rate while copying is learned, then linearly to a twentieth over COOL steps; up again for the LATE steps, in which most
+-- documents are about years (rows.lua), and down once more.
 local function rate(step)
-  return RATE * math.min(step < EARLY and 2 or 1, (step + 1) / WARMUP, 0.05 + 0.95 * (p.steps - step) / COOL)
+  local left = p.steps - LATE - step
+  if left <= 0 then return RATE * math.max(0.05, 0.3 * (p.steps - step) / LATE) end
+  return RATE * math.min(step < EARLY and 2 or 1, (step + 1) / WARMUP, 0.05 + 0.95 * left / COOL)
 end
 
 local function stage(text) print(("[%s] %s"):format(p.kind, text)) end

@@ -301,6 +301,59 @@ check.test("bpe: words as GPT-2 cuts them, merges by weight, files that load", f
   for _, merge in ipairs(banned.merges) do check.ok(merge[1] .. merge[2] ~= "st") end
 end)
 
+-- ---- a tiny model that is good for something ------------------------------------------------------------------------------------------------
+
+-- Eight to twelve of 20 tokens in some order, then the same once more: what comes next can only be read off the first time.
+local function said_twice(step, count)
+  local draws, at, list = pb.rand { count * 16, seed = 7, draw = step }:tolist(), 0, {}
+  local function below(n)
+    at = at + 1
+    return math.floor(draws[at] * n)
+  end
+  for i = 1, count do
+    local pool, n, ids, predict = {}, 8 + below(5), {}, {}
+    for t = 1, 20 do pool[t] = t - 1 end
+    for t = 1, n do
+      local j = t + below(21 - t)
+      pool[t], pool[j] = pool[j], pool[t]
+      ids[t], ids[n + t] = pool[t], pool[t]
+      if t > 1 then predict[t - 1] = n + t - 2 end
+    end
+    list[i] = { tokens = ids, predict = predict }
+  end
+  return list
+end
+
+check.test("train.run: two layers learn in seconds to say again what was said, in sequences never seen too", function()
+  local weak = setmetatable({}, { __mode = "k" })
+  weak[{}] = true
+  pb.zeros(1):close()
+  if next(weak) == nil then check.skip "the collector is stressed" end
+  local config = { model_type = "gpt2", n_layer = 2, n_head = 2, n_embd = 32, vocab_size = 20, n_positions = 24, n_inner = 64,
+                   activation_function = "gelu_new", layer_norm_epsilon = 1e-5, tie_word_embeddings = true }
+  local weights = train.positions(config, train.init(config, { scheme = "fan_in", embedding = 0.2, seed = 1 }), { heads = 1, amplitude = 0.8, strength = 1.5 })
+  local model, fresh = pb.model { config = config, weights = weights }, said_twice(100000, 100)
+  local scores = require "patchbay.heads".scores(model, { n = 5, length = 8, tokens = fresh[1].tokens, seed = 3 })
+  local first = scores.previous:top(1)[1]
+  check.ok(first.layer == 0 and first.head == 0 and first.value > 0.8, "head 0.0 begins with the token before")
+  local function accuracy()
+    local right, all = 0, 0
+    for _, s in ipairs(fresh) do
+      local guesses = model:run(s.tokens).logits:argmax(1):tolist()
+      for _, pos in ipairs(s.predict) do
+        right, all = right + (guesses[pos + 1] == s.tokens[pos + 2] and 1 or 0), all + 1
+      end
+    end
+    return right / all
+  end
+  check.ok(accuracy() < 0.15)
+  local log = train.run { model = model, weights = weights, batch = function(step) return said_twice(step, 32) end, steps = 250,
+                          rate = train.cosine { rate = 1e-2, steps = 250, warmup = 20, least = 1e-4 }, betas = { 0.9, 0.99 }, decay = 0.01, log_every = 50, quiet = true }.log
+  check.ok(log[1].loss > 2.9 and log[#log].mean_loss_since_last < 2.2, ("loss %.3f, then %.3f"):format(log[1].loss, log[#log].mean_loss_since_last))
+  local share = accuracy()
+  check.ok(share > 0.25, ("%.3f right; chance is 0.05, and 0.1 knows which tokens the sequence has"):format(share))
+end)
+
 -- ---- PyTorch's loss curve ------------------------------------------------------------------------------------------------------------
 -- tests/golden/train: 50 steps of the trainer that made the first "facts" model, with an attention mask, from these weights on these
 -- rows (flags above the id: 32768 begins a sequence, 16384 is not predicted, 8192 and 4096 are a subject's inner and last tokens).
