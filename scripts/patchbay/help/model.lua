@@ -8,7 +8,7 @@ tokenizer, has_tokenizer, config, storage, dtypes, streamed.]] },
   { name = "pb.load", signature = "pb.load(name [, { fold_ln =, center_writing_weights =, center_unembed =, fold_value_biases =, stream = }]) -> model",
     summary = "Open a model by name, folder or Hugging Face id.",
     text = [[
-name: a built-in model ("facts"), a folder with config.json and model.safetensors or pytorch_model.bin (or their shards), a .gguf
+name: a built-in model ("facts" or "facts-free"), a folder with config.json and model.safetensors or pytorch_model.bin (or their shards), a .gguf
 file, a folder with one and no other weights, or a Hugging Face id ("org/name", "org/name@revision") that is in the local hub
 cache: on the command line, patchbay get org/name downloads it (patchbay help get). Folders are looked for beside the recipe, in the
 output folder (what model:save wrote) and in the current folder; the name of a built-in model means that one, "./facts" a folder. The
