@@ -92,6 +92,7 @@ for _, name in ipairs(pages()) do
   n_pages = n_pages + 1
   check.test("guide: " .. name .. ".md prints what it says", function()
     if stressed() then check.skip "the collector is stressed" end
+    if check.environment "UBSAN_OPTIONS" then check.skip "four minutes under sanitizers; what the recipes call is tested with them elsewhere" end
     local list, figures = blocks(pb.read("docs/guide/" .. name .. ".md"))
     check.ok(#list >= 2, "a page has recipes")
     local folder = out .. "/guide_" .. name
