@@ -56,17 +56,17 @@ local function role_of(name, shape)
   return (name:find "c_proj" or name:find "o_proj" or name:find "down_proj") and "writer" or "reader"
 end
 
--- Half of the dimensions as sines and cosines: "the token before" is then one linear map for all positions from the start.
-local function sines(positions, d, amplitude)
+-- Position embeddings [positions, d] whose first half of dimensions are sines, then cosines, of amplitude; dimension i of d // 4 turns by
+-- turn(i) with each token; zeros in the others. "The token before" is then one linear map for all positions from the start.
+local function sinusoids(positions, d, amplitude, turn)
   local quarter, rows = d // 4, {}
-  for p = 1, positions do
+  for p = 0, positions - 1 do
     local row = {}
     for i = 1, d do row[i] = 0.0 end
     for i = 0, quarter - 1 do
-      local angle = (p - 1) * 100.0 ^ (-i / quarter)
-      row[i + 1], row[quarter + i + 1] = amplitude * math.sin(angle), amplitude * math.cos(angle)
+      row[i + 1], row[quarter + i + 1] = amplitude * math.sin(p * turn(i)), amplitude * math.cos(p * turn(i))
     end
-    rows[p] = row
+    rows[p + 1] = row
   end
   return pb.tensor(rows)
 end
@@ -89,7 +89,7 @@ local function init(config, given)
     if role == "norm" or role == "bias" then
       weights[name] = role == "norm" and pb.ones(shape) or pb.zeros(shape)
     elseif o.sines and name == "transformer.wpe.weight" then
-      weights[name] = sines(shape[1], shape[2], o.sines == true and 0.2 or o.sines)
+      weights[name] = sinusoids(shape[1], shape[2], o.sines == true and 0.2 or o.sines, function(i) return 100.0 ^ (-i / (shape[2] // 4)) end)
     else
       local fan_in = config.model_type == "gpt2" and role ~= "table" and shape[1] or shape[2]
       local deviation = role == "table" and (o.embedding or std) or o.scheme == "fan_in" and fan_in ^ -0.5 or std
@@ -100,4 +100,4 @@ local function init(config, given)
   return weights
 end
 
-return { init = init }
+return { init = init, sinusoids = sinusoids }

@@ -2,6 +2,7 @@
 -- logit attribution (patchbay.residual), attention rollout (Abnar and Zuidema 2020), the prompts that excite a neuron most.
 -- The lens is a patch: the last stream gets an earlier one's value, and the model's own norm and unembedding do the rest.
 local pb = require "patchbay"
+local cells = require "patchbay.cells"
 local lens = { train = require "patchbay.tuned_lens" }
 for _, module in ipairs { require "patchbay.residual", require "patchbay.flow" } do
   for name, fn in pairs(module) do lens[name] = fn end
@@ -31,8 +32,6 @@ function lens.logits(run, given)
   return pb.stack(list)
 end
 
-local UNITS = { prob = "probability", logit = "logit", log_prob = "log probability", rank = "rank", logit_diff = "logit difference", kl = "KL divergence, nats" }
-
 -- lens.grid(run, { metric = "prob" | "logit" | "log_prob" | "rank" | "logit_diff" | "kl", answer =, wrong =, pos = "all" | list, tuned = }) -> grid [layer, pos]
 -- layer l: before layer l; the last row is the model's own prediction. kl: from that prediction.
 function lens.grid(run, given)
@@ -54,7 +53,7 @@ function lens.grid(run, given)
     end
   end
   return pb.grid { values = pb.measure(requests, { allow_unread = true }):reshape { #layers, #positions }, axes = { "layer", "pos" },
-                   coords = { layer = layers, pos = positions }, labels = { layer = rows, pos = labels }, unit = UNITS[o.metric], metric = o.metric,
+                   coords = { layer = layers, pos = positions }, labels = { layer = rows, pos = labels }, unit = cells.unit { kind = o.metric } .. (o.metric == "kl" and ", nats" or ""), metric = o.metric,
                    name = (o.tuned and "tuned" or "logit") .. " lens", about = { model = run.model.name, prompt = run.text } }
 end
 

@@ -3,20 +3,7 @@
 -- the first layer can begin as that map. Heads of the next layer then learn sooner to match a word with the one before each earlier word
 -- and copy what followed it: induction heads (Elhage et al. 2021). Everything is trained further, as every weight.
 local pb = require "patchbay"
-
--- Half of the dimensions: sines in the first quarter, cosines in the second; zeros in the others.
-local function embedding(context, d, turn, amplitude)
-  local quarter, rows = d // 4, {}
-  for p = 0, context - 1 do
-    local row = {}
-    for i = 1, d do row[i] = 0.0 end
-    for i = 0, quarter - 1 do
-      row[i + 1], row[quarter + i + 1] = amplitude * math.sin(p * turn(i)), amplitude * math.cos(p * turn(i))
-    end
-    rows[p + 1] = row
-  end
-  return pb.tensor(rows)
-end
+local sinusoids = require "patchbay.initial".sinusoids
 
 -- Queries are as many of the sines and cosines as a head has room for, keys the same one token further: their product is largest
 -- one back.
@@ -46,7 +33,7 @@ return function(config, weights, given)
   if o.heads > config.n_head then pb.fail("train.positions: %d heads of the %d that a layer has", o.heads, config.n_head) end
   -- the angle by which dimension i turns with each token: a geometric row from half a turn down to `slowest` of it
   local function turn(i) return math.pi * o.slowest ^ (i / (quarter - 1)) end
-  weights["transformer.wpe.weight"] = embedding(config.n_positions, d, turn, o.amplitude)
+  weights["transformer.wpe.weight"] = sinusoids(config.n_positions, d, o.amplitude, turn)
   for head = 0, o.heads - 1 do previous_token(c_attn, d, d // config.n_head, head, turn, o.strength) end
   return weights
 end

@@ -327,12 +327,12 @@ typedef struct wanted_weights {
 } wanted_weights;
 
 static pb_status check_weights(const pb_model *model, pb_tensor *const *weights, pb_error *err) {
-    const pb_load_options *o = pb_model_options(model);
     bool any = false;
     for (size_t i = 0; weights && i < pb_model_weight_count(model); i++)
         any = any || weights[i];
-    if (!any || !(o->fold_ln || o->center_writing_weights || o->center_unembed || o->fold_value_biases))
+    if (!any || !pb_model_is_processed(model))
         return PB_OK;
+    const pb_load_options *o = pb_model_options(model);
     return pb_fail(
         err, PB_ERR_UNSUPPORTED,
         "gradients of weights are by the weights in the file, and model '%s' was loaded with weight processing "
@@ -393,9 +393,8 @@ pb_status pb_grad(const pb_grad_request *requests, size_t n, const pb_grad_optio
     }
     PB_TRY(check_weights(model, options ? options->weights : NULL, err));
     pb_context *ctx = pb_model_context(model);
-    size_t limit = pb_context_memory_limit(ctx), used = pb_context_memory_used(ctx), most = (size_t)512 << 20;
-    size_t left = limit == 0 ? most : limit > used ? (limit - used) / 10 * 9 : 0;
-    int64_t fit = rows_that_fit(spec, options && options->memory ? options->memory : left < most ? left : most);
+    const size_t most = (size_t)512 << 20;
+    int64_t fit = rows_that_fit(spec, options && options->memory ? options->memory : pb_work_left(ctx, most));
     wanted_weights weights = {0};
     pb_status status = grads ? make_tensors(requests, n, grads, err) : PB_OK;
     if (status == PB_OK)

@@ -62,6 +62,6 @@ pb_status pb_back_experts(pb_back *back, int layer,
 pb_status pb_back_final(pb_back *back, pb_error *err); /* metric -> dx after the last layer */
 
 /* d metric / d logits of one row, times scale, into out[vocab]; adds the row's value to *value. */
-pb_status pb_metric_row_grad(const pb_metric *metric, const pb_lane *lane, int32_t pos, const float *logits,
-                             int64_t vocab, const float *reference, double scale, float *out, double *value);
+void pb_metric_row_grad(const pb_metric *metric, const pb_lane *lane, int32_t pos, const float *logits, int64_t vocab,
+                        const float *reference, double scale, float *out, double *value);
 #endif

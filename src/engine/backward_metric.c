@@ -44,8 +44,8 @@ static double add_mean_grad(const float *logits, const int32_t *tokens, size_t n
     return sum / (double)n;
 }
 
-pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t pos, const float *logits, int64_t vocab,
-                             const float *reference, double scale, float *out, double *value) {
+void pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t pos, const float *logits, int64_t vocab,
+                        const float *reference, double scale, float *out, double *value) {
     double logsum = m->kind <= PB_METRIC_LOGITS ? 0 : pb_row_logsumexp(logits, vocab);
     memset(out, 0, (size_t)vocab * sizeof *out);
     switch (m->kind) {
@@ -73,8 +73,7 @@ pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t po
         *value += log_prob_grad(logits, vocab, logsum, m->answers, m->n_answers, scale, out);
         break;
     case PB_METRIC_PROB_DIFF: {
-        double sum =
-            prob_of(logits, logsum, m->answers, m->n_answers) - prob_of(logits, logsum, m->wrong, m->n_wrong);
+        double sum = prob_of(logits, logsum, m->answers, m->n_answers) - prob_of(logits, logsum, m->wrong, m->n_wrong);
         scaled_softmax(logits, vocab, logsum, -scale * sum, out);
         add_prob_grad(logits, logsum, m->answers, m->n_answers, scale, out);
         add_prob_grad(logits, logsum, m->wrong, m->n_wrong, -scale, out);
@@ -98,10 +97,9 @@ pb_status pb_metric_row_grad(const pb_metric *m, const pb_lane *lane, int32_t po
         break;
     }
     case PB_METRIC_RANK:
-    case PB_METRIC_FN:
+    case PB_METRIC_FN: /* refused before */
         break;
     }
-    return PB_OK;
 }
 
 /* ---- final sites ------------------------------------------------------------------------------------------------------------------ */
@@ -221,17 +219,14 @@ static pb_status metric_back(pb_back *b, size_t i, const final_rows *f, int32_t 
     }
     pb_view view = {seen, f->pos + row0, n, vocab, vocab, 1, (int32_t)vocab};
     pb_status status = pb_visit(&b->pass, lane, spec->layers, PB_SITE_LOGITS, &view, PB_EDITS_ALL, err);
-    int failed = status != PB_OK;
-#pragma omp parallel for schedule(static) num_threads(pb_threads_for(ctx, (double)(n * vocab))) reduction(| : failed)
-    for (int32_t r = 0; r < n; r++) {
+    const int32_t rows = status == PB_OK ? n : 0;
+#pragma omp parallel for schedule(static) num_threads(pb_threads_for(ctx, (double)(n * vocab)))
+    for (int32_t r = 0; r < rows; r++) {
         f->values[row0 + r] = 0;
-        if (status == PB_OK)
-            failed |= pb_metric_row_grad(request->metric, lane, f->pos[row0 + r], seen + r * vocab, vocab,
-                                         reference ? reference + r * vocab : NULL, request->weight / l->n,
-                                         d + r * vocab, &f->values[row0 + r]) != PB_OK;
+        pb_metric_row_grad(request->metric, lane, f->pos[row0 + r], seen + r * vocab, vocab,
+                           reference ? reference + r * vocab : NULL, request->weight / l->n, d + r * vocab,
+                           &f->values[row0 + r]);
     }
-    if (status == PB_OK && failed)
-        status = pb_fail(err, PB_ERR_NUMERIC, "the metric has no derivative here");
     view.data = d;
     if (status == PB_OK)
         status = pb_back_visit(b, i, spec->layers, PB_SITE_LOGITS, &view, err);
@@ -317,7 +312,8 @@ pb_status pb_back_final(pb_back *b, pb_error *err) {
     pb_context *ctx = b->pass.ctx;
     const size_t rows = (size_t)b->rows, D = (size_t)spec->d_model, E = (size_t)spec->d_embed,
                  vocab = (size_t)spec->vocab;
-    const size_t fitting = (size_t)BLOCK_BYTES / (vocab * sizeof(float));
+    const size_t left = pb_work_left(ctx, 4 * (size_t)BLOCK_BYTES); /* two blocks in half of it */
+    const size_t fitting = left / 4 / (vocab * sizeof(float));
     const size_t block = fitting >= WHOLE ? fitting / WHOLE * WHOLE : fitting < 8 ? 8 : fitting;
     final_rows f = {.block = (int64_t)(block < rows ? block : rows)};
     f.lanes = pb_alloc_zero(ctx, b->n, sizeof *f.lanes);

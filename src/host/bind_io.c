@@ -22,46 +22,50 @@ static const char *output(lua_State *L) { return pb_host_output_path(L, pb_check
 
 /* ---- reading ----------------------------------------------------------------------------------------------------- */
 
-static int read_safetensors(lua_State *L) {
-    const char *path = input(L);
-    pb_context *ctx = pb_host_context(L);
-    pb_box *box = pb_box_new(L, &PB_SAFETENSORS_CLASS, 0);
-    pb_safetensors *file = NULL;
-    PB_LUA(L, pb_safetensors_open(ctx, path, &file, pb_lua_error(L)));
-    box->object = file;
-    size_t n = pb_safetensors_count(file);
+/* Entry i of an open file: its name, and a new tensor. */
+typedef pb_status (*entry_reader)(pb_context *ctx, void *file, size_t i, const char **name, pb_tensor **out,
+                                  pb_error *err);
+
+static int push_entries(lua_State *L, void *file, size_t n, entry_reader read) {
     lua_createtable(L, 0, (int)n);
     for (size_t i = 0; i < n; i++) {
-        const pb_entry *entry = pb_safetensors_at(file, i);
-        lua_pushstring(L, entry->name);
         pb_box *item = pb_new_tensor(L);
+        const char *name = NULL;
         pb_tensor *t = NULL;
-        PB_LUA(L, pb_safetensors_tensor(ctx, file, i, &t, pb_lua_error(L)));
+        PB_LUA(L, read(pb_host_context(L), file, i, &name, &t, pb_lua_error(L)));
         pb_fill_tensor(L, item, t);
-        lua_rawset(L, -3);
+        lua_setfield(L, -2, name);
     }
     return 1;
 }
 
+static pb_status safetensors_entry(pb_context *ctx, void *file, size_t i, const char **name, pb_tensor **out,
+                                   pb_error *err) {
+    *name = pb_safetensors_at(file, i)->name;
+    return pb_safetensors_tensor(ctx, file, i, out, err);
+}
+
+static int read_safetensors(lua_State *L) {
+    const char *path = input(L);
+    pb_box *box = pb_box_new(L, &PB_SAFETENSORS_CLASS, 0);
+    pb_safetensors *file = NULL;
+    PB_LUA(L, pb_safetensors_open(pb_host_context(L), path, &file, pb_lua_error(L)));
+    box->object = file;
+    return push_entries(L, file, pb_safetensors_count(file), safetensors_entry);
+}
+
+static pb_status torch_entry(pb_context *ctx, void *file, size_t i, const char **name, pb_tensor **out, pb_error *err) {
+    *name = pb_torch_at(file, i)->name;
+    return pb_entry_load(ctx, pb_torch_at(file, i), out, err);
+}
+
 static int read_torch(lua_State *L) {
     const char *path = input(L);
-    pb_context *ctx = pb_host_context(L);
     pb_box *box = pb_box_new(L, &PB_TORCH_CLASS, 0);
     pb_torch *file = NULL;
-    PB_LUA(L, pb_torch_open(ctx, path, &file, pb_lua_error(L)));
+    PB_LUA(L, pb_torch_open(pb_host_context(L), path, &file, pb_lua_error(L)));
     box->object = file;
-    size_t n = pb_torch_count(file);
-    lua_createtable(L, 0, (int)n);
-    for (size_t i = 0; i < n; i++) {
-        const pb_entry *entry = pb_torch_at(file, i);
-        lua_pushstring(L, entry->name);
-        pb_box *item = pb_new_tensor(L);
-        pb_tensor *t = NULL;
-        PB_LUA(L, pb_entry_load(ctx, entry, &t, pb_lua_error(L)));
-        pb_fill_tensor(L, item, t);
-        lua_rawset(L, -3);
-    }
-    return 1;
+    return push_entries(L, file, pb_torch_count(file), torch_entry);
 }
 
 static int read_npy(lua_State *L) {

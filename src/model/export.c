@@ -153,8 +153,7 @@ static pb_status check_folder(const pb_model *model, const char *folder, pb_erro
 }
 
 pb_status pb_model_export(const pb_model *model, const char *folder, pb_stored dtype, pb_error *err) {
-    const pb_load_options *o = &model->options;
-    if (o->fold_ln || o->center_writing_weights || o->center_unembed || o->fold_value_biases)
+    if (pb_model_is_processed(model))
         return pb_fail(err, PB_ERR_UNSUPPORTED,
                        "model '%s' was loaded with weight processing, for which a folder has no place; load it without",
                        model->name);

@@ -41,10 +41,8 @@ static void want_layer(const search *s, const pb_layer *l) {
 
 static void want_stage(const search *s, int layer) {
     const pb_spec *spec = &s->model->spec;
-    const pb_load_options *o = &s->model->options;
-    if (o->fold_ln || o->center_writing_weights || o->center_unembed || o->fold_value_biases) {
-        for (size_t i = 0; i < s->model->n_weights;
-             i++) /* processing mixes them, and forgets where its own came from */
+    if (pb_model_is_processed(s->model)) { /* it mixes them, and forgets where its own came from */
+        for (size_t i = 0; i < s->model->n_weights; i++)
             s->wanted[i] = s->model->weights[i].used;
     } else if (layer >= 0 && layer < spec->layers) {
         want_layer(s, &spec->layer[layer]);

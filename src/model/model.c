@@ -297,6 +297,11 @@ const pb_spec *pb_model_spec(const pb_model *model) { return &model->spec; }
 
 const pb_load_options *pb_model_options(const pb_model *model) { return &model->options; }
 
+bool pb_model_is_processed(const pb_model *model) {
+    const pb_load_options *o = &model->options;
+    return o->fold_ln || o->center_writing_weights || o->center_unembed || o->fold_value_biases;
+}
+
 pb_norm pb_spec_norm(const pb_spec *spec, pb_norm_weights w) {
     return (pb_norm){
         .centre = spec->norm_centre, .eps = spec->norm_eps, .width = spec->d_model, .weight = w.weight, .bias = w.bias};

@@ -70,8 +70,7 @@ static void copy_again(const pb_copied *c, const pb_entry *entry) {
 }
 
 pb_status pb_model_refresh(pb_model *model, pb_error *err) {
-    const pb_load_options *o = &model->options;
-    if (o->fold_ln || o->center_writing_weights || o->center_unembed || o->fold_value_biases)
+    if (pb_model_is_processed(model))
         return pb_fail(err, PB_ERR_UNSUPPORTED,
                        "model '%s' cannot be refreshed: it was loaded with weight processing, so that its weights are "
                        "copies; load it without",

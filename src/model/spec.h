@@ -127,6 +127,8 @@ bool pb_model_find_nonfinite(const pb_model *model, int layer, char *text, size_
 
 const pb_spec *pb_model_spec(const pb_model *model);
 const pb_load_options *pb_model_options(const pb_model *model); /* that it was loaded with */
+/* Was it loaded with any weight processing? Its weights are copies then, which no name of the file stands for. */
+bool pb_model_is_processed(const pb_model *model);
 
 /* pb_norm of the model's width for weights w (kernels.h). */
 pb_norm pb_spec_norm(const pb_spec *spec, pb_norm_weights w);

@@ -78,3 +78,19 @@ pb_status pb_entry_load(pb_context *ctx, const pb_entry *entry, pb_tensor **out,
             entry->name, entry->dtype ? entry->dtype : "an unknown type");
     return pb_stored_load(ctx, entry->name, entry->type, entry->ndim, entry->shape, entry->data, out, err);
 }
+
+const pb_entry *pb_entries_find(const pb_entry *entries, const size_t *by_name, size_t count, const char *name) {
+    size_t low = 0, high = count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        const pb_entry *entry = &entries[by_name[middle]];
+        int order = strcmp(name, entry->name);
+        if (order == 0)
+            return entry;
+        if (order < 0)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return NULL;
+}

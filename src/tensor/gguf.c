@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "tensor/stored.h"
+
 enum {
     LEAST_PAIR = 13,   /* bytes: length and type of a pair with an empty key and one byte of value */
     LEAST_TENSOR = 24, /* length, axes, type and place of a tensor without a name */
@@ -387,19 +389,7 @@ size_t pb_gguf_count(const pb_gguf *file) { return file->count; }
 const pb_entry *pb_gguf_at(const pb_gguf *file, size_t i) { return i < file->count ? &file->entries[i] : NULL; }
 
 const pb_entry *pb_gguf_find(const pb_gguf *file, const char *name) {
-    size_t low = 0, high = file->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        const pb_entry *entry = &file->entries[file->by_name[middle]];
-        int order = strcmp(name, entry->name);
-        if (order == 0)
-            return entry;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    return pb_entries_find(file->entries, file->by_name, file->count, name);
 }
 
 const pb_gguf_value *pb_gguf_get(const pb_gguf *file, const char *key) {

@@ -313,19 +313,7 @@ const pb_entry *pb_safetensors_at(const pb_safetensors *file, size_t i) {
 }
 
 const pb_entry *pb_safetensors_find(const pb_safetensors *file, const char *name) {
-    size_t low = 0, high = file->count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        const pb_entry *entry = &file->entries[file->by_name[middle]];
-        int order = strcmp(name, entry->name);
-        if (order == 0)
-            return entry;
-        if (order < 0)
-            high = middle;
-        else
-            low = middle + 1;
-    }
-    return NULL;
+    return pb_entries_find(file->entries, file->by_name, file->count, name);
 }
 
 const char *pb_safetensors_metadata(const pb_safetensors *file, const char *key) {

@@ -11,35 +11,7 @@ enum { T = 6, EXPERTS = 4 };
 
 static pb_error err;
 
-typedef struct fixture {
-    pb_context *ctx;
-    pb_model *model;
-    pb_run *run, *other;
-    pb_metric *metric;
-} fixture;
-
-static fixture make_fixture(void) {
-    fixture f = {.ctx = test_context()};
-    int32_t ids[T], others[T], answer = 3, wrong = 8;
-    assert_ok(pb_model_open(f.ctx, test_shared("golden/models/mixtral"), NULL, &f.model, &err));
-    test_tokens(pb_model_vocab(f.model), 9, ids, T);
-    test_tokens(pb_model_vocab(f.model), 4, others, T);
-    assert_ok(pb_run_create(f.model, ids, T, &f.run, &err));
-    assert_ok(pb_run_create(f.model, others, T, &f.other, &err));
-    pb_metric_options o = {
-        .kind = PB_METRIC_LOGIT_DIFF, .answers = &answer, .n_answers = 1, .wrong = &wrong, .n_wrong = 1};
-    assert_ok(pb_metric_create(f.ctx, &o, &f.metric, &err));
-    return f;
-}
-
-static void drop_fixture(fixture *f) {
-    pb_metric_unref(f->metric);
-    pb_run_unref(f->other);
-    pb_run_unref(f->run);
-    pb_model_unref(f->model);
-    assert_int_equal(pb_context_memory_used(f->ctx), 0);
-    pb_context_unref(f->ctx);
-}
+static test_pair make_fixture(void) { return test_pair_make(test_shared("golden/models/mixtral"), T, 0); }
 
 static pb_tensor *value(pb_run *run, pb_site_kind kind, int layer, int expert) {
     pb_tensor *t = NULL;
@@ -99,7 +71,7 @@ static void check_rows(pb_run *run, const pb_tensor *got, int layer, int expert,
 
 static void expert_sites__are_the_products_of_its_weights(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     for (int layer = 0; layer < 2; layer++)
         for (int expert = 0; expert < EXPERTS; expert++) {
             pb_tensor *x = value(f.run, PB_SITE_LN2_NORMALIZED, layer, 0),
@@ -124,7 +96,7 @@ static void expert_sites__are_the_products_of_its_weights(void **state) {
             for (size_t i = 0; i < 7; i++)
                 pb_tensor_unref(all[i]);
         }
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 /* ---- patches -------------------------------------------------------------------------------------------------------------- */
@@ -132,7 +104,7 @@ static void expert_sites__are_the_products_of_its_weights(void **state) {
 /* As PB_VALUE_TENSOR, so that nothing is known to be the run's own. */
 static void expert_sites__own_values_put_back__change_no_bit(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     static const pb_site_kind kinds[] = {PB_SITE_EXPERT_GATE, PB_SITE_EXPERT_PRE, PB_SITE_EXPERT_POST};
     double own, values[2 * EXPERTS * 3];
     pb_patch patches[2 * EXPERTS * 3];
@@ -155,14 +127,14 @@ static void expert_sites__own_values_put_back__change_no_bit(void **state) {
         assert_true(values[i] == own);
         pb_tensor_unref(patches[i].tensor);
     }
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 /* What an expert adds is its weight times W_out post: with the other run's router and every expert's post, mlp_out is the
  * other run's, to the bit. */
 static void expert_sites__all_of_another_run__give_its_mlp_out(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     pb_patch patches[EXPERTS + 1];
     for (int e = 0; e < EXPERTS; e++)
         patches[e] =
@@ -189,12 +161,12 @@ static void expert_sites__all_of_another_run__give_its_mlp_out(void **state) {
         pb_tensor_unref(there);
     }
     pb_run_unref(patched);
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 static void expert_sites__where_it_is_not_chosen__nothing_reads_the_patch(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     int expert = 0;
     while (expert < EXPERTS && (a_row(f.run, 0, expert, true) < 0 || a_row(f.run, 0, expert, false) < 0))
         expert++;
@@ -229,13 +201,13 @@ static void expert_sites__where_it_is_not_chosen__nothing_reads_the_patch(void *
     assert_true(pb_tensor_floats(shown)[in * M] == 3 && pb_tensor_floats(shown)[out * M] == 0);
     pb_tensor_unref(shown);
     pb_run_unref(patched);
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 /* The router of the patched run decides: where hook_expert_indices gives the row to another expert, that one's patch is read. */
 static void expert_sites__the_choice_is_the_patched_one(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     int32_t last = T - 1;
     int expert = 0;
     while (is_chosen(f.run, 1, expert, last))
@@ -263,7 +235,7 @@ static void expert_sites__the_choice_is_the_patched_one(void **state) {
         assert_true(pb_tensor_floats(out)[last * D + d] == 0);
     pb_tensor_unref(out);
     pb_run_unref(patched);
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 typedef struct seen {
@@ -285,7 +257,7 @@ static pb_status look(void *user, const pb_patch *patch, const pb_run *base, siz
 
 static void expert_sites__a_function_sees_all_rows(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     for (int e = 0; e < EXPERTS; e++) {
         seen s = {0};
         int64_t zeros = 0;
@@ -304,12 +276,12 @@ static void expert_sites__a_function_sees_all_rows(void **state) {
         assert_int_equal(s.zeros, zeros);
         assert_true(values[0] == values[1]);
     }
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 static void expert_sites__out_of_range__refused(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     pb_tensor *t = NULL;
     double got;
     pb_patch patch = {.site = {PB_SITE_EXPERT_POST, 0, EXPERTS}, .op = PB_PATCH_SET, .value = PB_VALUE_NUMBER};
@@ -318,7 +290,7 @@ static void expert_sites__out_of_range__refused(void **state) {
     assert_error(pb_measure(&request, 1, NULL, &got, NULL, NULL, &err), PB_ERR_ARGUMENT, "experts.4.hook_post");
     patch.site = (pb_site){PB_SITE_RESID_PRE, 0, 1};
     assert_error(pb_measure(&request, 1, NULL, &got, NULL, NULL, &err), PB_ERR_ARGUMENT, "does not exist");
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 /* ---- gradients (of plain runs: test_grad.c, finite differences at every site) --------------------------------------------------- */
@@ -326,7 +298,7 @@ static void expert_sites__out_of_range__refused(void **state) {
 /* In a run whose experts are patched: the metric's slope along a direction at a layer before them. */
 static void expert_sites__gradients_pass_through_patches(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     int32_t pos = 2, neurons[2] = {1, 5};
     pb_tensor *direction = NULL, *moved = NULL, *grad = NULL, **where = &grad;
     pb_patch held[3 * EXPERTS];
@@ -372,14 +344,14 @@ static void expert_sites__gradients_pass_through_patches(void **state) {
     pb_tensor_unref(direction);
     pb_tensor_unref(grad);
     pb_run_unref(patched);
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------------ */
 
 static pb_status all_of_it(pb_context *ctx, void *user, pb_error *error) {
     (void)ctx;
-    fixture *f = user;
+    test_pair *f = user;
     pb_site sites[2] = {{PB_SITE_EXPERT_PRE, 1, 1}, {PB_SITE_EXPERT_POST, 0, 2}};
     pb_patch patch = {.site = {PB_SITE_EXPERT_POST, 0, 1}, .op = PB_PATCH_SET, .value = PB_VALUE_RUN, .run = f->other};
     pb_tensor *values[2], **where = values;
@@ -400,9 +372,9 @@ static pb_status all_of_it(pb_context *ctx, void *user, pb_error *error) {
 
 static void expert_sites__under_allocation_failure(void **state) {
     (void)state;
-    fixture f = make_fixture();
+    test_pair f = make_fixture();
     assert_true(assert_survives_allocation_failure(f.ctx, all_of_it, &f) > 20);
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 int main(void) {

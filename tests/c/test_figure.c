@@ -12,22 +12,6 @@
 #include "figure/colour.h"
 #include "figure/figure_private.h"
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-/* Whatever a test made must be gone. */
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define WITH_CONTEXT(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 /* ---- pictures ---------------------------------------------------------------------------------------------------- */
 
 typedef struct picture {

@@ -13,22 +13,6 @@
 
 #include "base/file.h"
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-/* Whatever a test made must be gone. */
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define WITH_CONTEXT(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 static const float SIX[6] = {0.0f, 0.25f, 0.5f, 0.625f, 0.75f, 1.0f}; /* [2, 3] */
 static const double UNIT_RANGE[2] = {0, 1};
 

@@ -12,21 +12,6 @@
 #include "tensor/gguf.h"
 #include "tokenizers.h"
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 /* ---- from a folder to GGUF ---------------------------------------------------------------------------------------------- */
 
 typedef struct rename_rule {
@@ -894,15 +879,24 @@ static void open__no_memory__says_so(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(gguf__float32__is_the_folder_to_the_bit),  TEST(gguf__other_families__are_the_folder_to_the_bit),
-        TEST(gguf__half_types__are_their_own_numbers),  TEST(gguf__q8_0__is_widened_exactly),
-        TEST(gguf__streamed__is_the_folder_to_the_bit), TEST(gguf__q8_0__is_near_the_folder),
-        TEST(gguf__rope_freqs__are_llama3s_scaling),    TEST(gguf__export__is_a_folder_with_the_same_logits),
-        TEST(model_open__several_files__asks_for_one),  TEST(tokenizer__byte_level__is_the_golden_one),
-        TEST(tokenizer__pieces__are_the_golden_ones),   TEST(tokenizer__shared__are_the_golden_ones),
-        TEST(open__truncated_anywhere__is_an_error),    TEST(open__any_byte_changed__does_no_harm),
-        TEST(open__wrong_in_one_thing__says_what),      TEST(open__a_model_that_is_none__says_what),
-        TEST(open__tokenizers__wrong_or_unknown),       TEST(open__no_memory__says_so),
+        WITH_CONTEXT(gguf__float32__is_the_folder_to_the_bit),
+        WITH_CONTEXT(gguf__other_families__are_the_folder_to_the_bit),
+        WITH_CONTEXT(gguf__half_types__are_their_own_numbers),
+        WITH_CONTEXT(gguf__q8_0__is_widened_exactly),
+        WITH_CONTEXT(gguf__streamed__is_the_folder_to_the_bit),
+        WITH_CONTEXT(gguf__q8_0__is_near_the_folder),
+        WITH_CONTEXT(gguf__rope_freqs__are_llama3s_scaling),
+        WITH_CONTEXT(gguf__export__is_a_folder_with_the_same_logits),
+        WITH_CONTEXT(model_open__several_files__asks_for_one),
+        WITH_CONTEXT(tokenizer__byte_level__is_the_golden_one),
+        WITH_CONTEXT(tokenizer__pieces__are_the_golden_ones),
+        WITH_CONTEXT(tokenizer__shared__are_the_golden_ones),
+        WITH_CONTEXT(open__truncated_anywhere__is_an_error),
+        WITH_CONTEXT(open__any_byte_changed__does_no_harm),
+        WITH_CONTEXT(open__wrong_in_one_thing__says_what),
+        WITH_CONTEXT(open__a_model_that_is_none__says_what),
+        WITH_CONTEXT(open__tokenizers__wrong_or_unknown),
+        WITH_CONTEXT(open__no_memory__says_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

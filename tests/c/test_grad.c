@@ -725,6 +725,37 @@ static void grad__stops__at_the_scales__are_frozen_norms(void **state) {
     pb_context_unref(ctx);
 }
 
+/* Logits of all positions at once would be more than the budget: they are made in smaller blocks. */
+static void grad__within_a_small_budget__is_the_same(void **state) {
+    (void)state;
+    enum { N = 300, BUDGET = 60 << 20 };
+    pb_context *ctx = test_context();
+    model_shape shape = test_shape_gpt2(8);
+    shape.positions = N;
+    shape.vocab = 60000;
+    pb_model *model = test_model(ctx, &shape);
+    int32_t ids[N];
+    test_tokens(shape.vocab, 1, ids, N);
+    pb_metric_options o = {.kind = PB_METRIC_NLL};
+    pb_metric *m = NULL;
+    pb_run *run = NULL;
+    assert_ok(pb_metric_create(ctx, &o, &m, &err));
+    assert_ok(pb_run_create(model, ids, N, &run, &err));
+    const pb_site site = {PB_SITE_RESID_PRE, 0};
+    pb_tensor *free_of = site_grad(run, m, site);
+    pb_context_set_memory_limit(ctx, pb_context_memory_used(ctx) + BUDGET);
+    pb_tensor *within = site_grad(run, m, site);
+    assert_tensor_close(within, free_of, 1e-6);
+    assert_true(2 * sizeof(float) * (size_t)shape.vocab * N > BUDGET);
+    pb_tensor_unref(free_of);
+    pb_tensor_unref(within);
+    pb_run_unref(run);
+    pb_metric_unref(m);
+    pb_model_unref(model);
+    assert_int_equal(pb_context_memory_used(ctx), 0);
+    pb_context_unref(ctx);
+}
+
 static pb_status nothing(void *user, const pb_patch *p, const pb_run *b, size_t v, pb_tensor *act, pb_tensor **out,
                          pb_error *e) {
     (void)user;
@@ -817,6 +848,7 @@ int main(void) {
         cmocka_unit_test(grad__of_long_sequences__is_that_of_whole_patterns),
         cmocka_unit_test(grad__stops__as_if_own_values_were_patched_in),
         cmocka_unit_test(grad__stops__at_the_scales__are_frozen_norms),
+        cmocka_unit_test(grad__within_a_small_budget__is_the_same),
         cmocka_unit_test(grad__what_has_no_derivative__is_refused),
         cmocka_unit_test(grad__under_allocation_failure),
         cmocka_unit_test(run_create_patched__equals_patched_run),

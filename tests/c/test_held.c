@@ -13,38 +13,12 @@ static pb_error err;
 static const char *const families[] = {"gpt2",  "llama",   "gptj",    "gpt_neox",     "cohere", "falcon",  "gemma2",
                                        "olmo2", "mixtral", "mistral", "opt-postnorm", "phi",    "granite", "bloom"};
 
-typedef struct fixture {
-    pb_context *ctx;
-    pb_model *model;
-    pb_run *run, *other;
-    pb_metric *metric;
-} fixture;
-
-static fixture make_fixture(const char *family) {
-    fixture f = {.ctx = test_context()};
-    int32_t ids[T], others[T], answer = 3, wrong = 8;
+/* What comes before the first difference of the two runs is the base's. */
+static test_pair make_fixture(const char *family) {
     char path[128];
     snprintf(path, sizeof path, "golden/models/%s", family);
     bool own = strcmp(family, "gpt2") == 0 || strcmp(family, "llama") == 0;
-    assert_ok(pb_model_open(f.ctx, own ? test_data(path) : test_shared(path), NULL, &f.model, &err));
-    test_tokens(pb_model_vocab(f.model), 9, ids, T);
-    test_tokens(pb_model_vocab(f.model), 4, others, T);
-    memcpy(others, ids, 2 * sizeof *ids); /* what comes before the first difference is the base's */
-    assert_ok(pb_run_create(f.model, ids, T, &f.run, &err));
-    assert_ok(pb_run_create(f.model, others, T, &f.other, &err));
-    pb_metric_options o = {
-        .kind = PB_METRIC_LOGIT_DIFF, .answers = &answer, .n_answers = 1, .wrong = &wrong, .n_wrong = 1};
-    assert_ok(pb_metric_create(f.ctx, &o, &f.metric, &err));
-    return f;
-}
-
-static void drop_fixture(fixture *f) {
-    pb_metric_unref(f->metric);
-    pb_run_unref(f->other);
-    pb_run_unref(f->run);
-    pb_model_unref(f->model);
-    assert_int_equal(pb_context_memory_used(f->ctx), 0);
-    pb_context_unref(f->ctx);
+    return test_pair_make(own ? test_data(path) : test_shared(path), T, 2);
 }
 
 static pb_tensor *value(pb_run *run, pb_site_kind kind, int layer) {
@@ -76,7 +50,7 @@ typedef struct sources {
     int32_t moved;
 } sources;
 
-static sources make_sources(fixture *f) {
+static sources make_sources(test_pair *f) {
     sources s = {.moved = 2};
     for (int layer = 0; layer < 2; layer++)
         s.attn[layer] = value(f->other, PB_SITE_ATTN_OUT, layer);
@@ -122,7 +96,7 @@ static variant make_variant(const sources *s, int v, int *calls) {
 }
 
 static void compare_family(const char *family) {
-    fixture f = make_fixture(family);
+    test_pair f = make_fixture(family);
     sources s = make_sources(&f);
     variant variants[2 * VARIANTS];
     pb_request requests[2 * VARIANTS];
@@ -156,7 +130,7 @@ static void compare_family(const char *family) {
         assert_int_equal(calls, (captured + 1) * 3 * VARIANTS);
     }
     drop_sources(&s);
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 static void held_outputs__same_bits__every_block(void **state) {
@@ -170,7 +144,7 @@ static void held_outputs__of_a_patched_run__same_bits(void **state) {
     (void)state;
     static const char *const some[] = {"gpt2", "llama", "gptj", "gemma2", "mixtral"};
     for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
-        fixture f = make_fixture(some[i]);
+        test_pair f = make_fixture(some[i]);
         sources s = make_sources(&f);
         int calls = 0;
         variant held = make_variant(&s, 7, NULL), watched = make_variant(&s, 7, &calls);
@@ -203,11 +177,11 @@ static void held_outputs__of_a_patched_run__same_bits(void **state) {
         pb_run_unref(a);
         pb_run_unref(b);
         drop_sources(&s);
-        drop_fixture(&f);
+        test_pair_drop(&f);
     }
 }
 
-static double planned(const fixture *f, const pb_patch *patches, size_t n, const pb_site *capture) {
+static double planned(const test_pair *f, const pb_patch *patches, size_t n, const pb_site *capture) {
     pb_request r = {.base = f->run,
                     .patches = patches,
                     .n_patches = n,
@@ -223,7 +197,7 @@ static double planned(const fixture *f, const pb_patch *patches, size_t n, const
 /* With attention and mlp of both layers held nothing is left but the two logits; each alone saves its own products. */
 static void held_outputs__cost_nothing(void **state) {
     (void)state;
-    fixture f = make_fixture("gpt2");
+    test_pair f = make_fixture("gpt2");
     double D = pb_model_d_model(f.model), M = pb_model_d_mlp(f.model), logits = 2 * D * 2;
     int32_t first = 0, some[2] = {0, 3}, odd[2] = {1, 2};
     pb_patch patches[5] = {{.site = {PB_SITE_RESID_PRE, 0}, .pos = {true, 1, &first}, .op = PB_PATCH_ADD, .number = 1}};
@@ -249,13 +223,13 @@ static void held_outputs__cost_nothing(void **state) {
     patches[1].neuron = (pb_choice){false, 0, NULL};
     patches[1].op = PB_PATCH_ADD;
     assert_close(planned(&f, patches, 2, NULL), none, 1e-6);
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 /* Patches at the site before the one that puts it in whole do not count, those after it do. */
 static void held_outputs__other_patches_at_the_site(void **state) {
     (void)state;
-    fixture f = make_fixture("llama");
+    test_pair f = make_fixture("llama");
     pb_patch patches[2] = {{.site = {PB_SITE_ATTN_OUT, 0}, .op = PB_PATCH_SCALE, .number = 0},
                            {.site = {PB_SITE_ATTN_OUT, 0}, .op = PB_PATCH_SET, .number = 0.25}};
     pb_request requests[2] = {{.base = f.run, .patches = patches, .n_patches = 2, .metric = f.metric},
@@ -272,13 +246,13 @@ static void held_outputs__other_patches_at_the_site(void **state) {
                      .metric = f.metric};
     assert_ok(pb_measure(requests, 2, NULL, values, NULL, NULL, &err));
     assert_true(values[0] == values[1]);
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 /* A patch of what a held output is made of has no reader: refused, as any other. */
 static void held_outputs__patches_before_them__nothing_reads(void **state) {
     (void)state;
-    fixture f = make_fixture("gpt2");
+    test_pair f = make_fixture("gpt2");
     int32_t row = 3, last = T - 1, later[2] = {3, 4};
     static const struct {
         pb_site_kind kind, out;
@@ -317,7 +291,7 @@ static void held_outputs__patches_before_them__nothing_reads(void **state) {
         assert_ok(pb_measure(&r, 1, NULL, &got, &where, NULL, &err));
         pb_tensor_unref(shown);
     }
-    drop_fixture(&f);
+    test_pair_drop(&f);
 }
 
 int main(void) {

@@ -9,21 +9,6 @@
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
 #define F(...) ((const float[]){__VA_ARGS__})
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 static pb_tensor *floats(pb_context *ctx, int ndim, const int64_t *shape, const float *data) {
     pb_error err = {0};
     pb_tensor *t = NULL;
@@ -551,23 +536,23 @@ static void linalg__survives_allocation_failure(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(matmul__by_hand),
-        TEST(matmul__wrong_shapes_say_both),
-        TEST(matmul__empty_axes),
-        TEST(matmul__strided_operands_match_the_plain_loop),
-        TEST(matmul__leading_axes_broadcast),
-        TEST(matmul__stacked_views_match_their_copies),
-        TEST(matmul__nan_reaches_only_its_rows_and_columns),
-        TEST(svd__reconstructs_tall_wide_and_views),
-        TEST(svd__known_values_and_rank),
-        TEST(lapack__nan_and_wrong_shapes_are_refused),
-        TEST(eigh__defines_itself),
-        TEST(eigvals__known_pairs_by_magnitude),
-        TEST(solve__vector_and_matrix),
-        TEST(solve__singular_is_numeric),
-        TEST(cholesky__factor_and_refusal),
-        TEST(lstsq__overdetermined_underdetermined_deficient),
-        TEST(linalg__survives_allocation_failure),
+        WITH_CONTEXT(matmul__by_hand),
+        WITH_CONTEXT(matmul__wrong_shapes_say_both),
+        WITH_CONTEXT(matmul__empty_axes),
+        WITH_CONTEXT(matmul__strided_operands_match_the_plain_loop),
+        WITH_CONTEXT(matmul__leading_axes_broadcast),
+        WITH_CONTEXT(matmul__stacked_views_match_their_copies),
+        WITH_CONTEXT(matmul__nan_reaches_only_its_rows_and_columns),
+        WITH_CONTEXT(svd__reconstructs_tall_wide_and_views),
+        WITH_CONTEXT(svd__known_values_and_rank),
+        WITH_CONTEXT(lapack__nan_and_wrong_shapes_are_refused),
+        WITH_CONTEXT(eigh__defines_itself),
+        WITH_CONTEXT(eigvals__known_pairs_by_magnitude),
+        WITH_CONTEXT(solve__vector_and_matrix),
+        WITH_CONTEXT(solve__singular_is_numeric),
+        WITH_CONTEXT(cholesky__factor_and_refusal),
+        WITH_CONTEXT(lstsq__overdetermined_underdetermined_deficient),
+        WITH_CONTEXT(linalg__survives_allocation_failure),
     };
     return cmocka_run_group_tests_name("linalg", tests, NULL, NULL);
 }

@@ -12,21 +12,6 @@
 #include "base/hash.h"
 #include "model/spec.h"
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 /* ---- folders to spoil ----------------------------------------------------------------------------------------------------- */
 
 /* Plain writing: the library's writer waits for the disk. */
@@ -1056,40 +1041,40 @@ static void model_parameter__every_allocation_failing_once__leaks_nothing(void *
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(model_open__gpt2__says_its_sizes),
-        TEST(model_open__trailing_slash__does_not_hide_the_name),
-        TEST(model_open__matrices__are_not_copied),
-        TEST(model_open__facts__has_a_tokenizer),
-        TEST(model_refs__share_one_model),
-        TEST(model_hash__is_of_config_and_weights),
-        TEST(model_open__no_such_folder__says_where_it_looked),
-        TEST(model_open__missing_parts__are_named),
-        TEST(model_open__unknown_architecture__lists_the_known),
-        TEST(model_open__absurd_sizes__name_the_key),
-        TEST(rotary__dynamic__is_another_base_for_each_length),
-        TEST(model_open__multimodal_gemma3__is_its_text_model),
-        TEST(model_open__what_it_cannot_do__is_refused_by_name),
-        TEST(model_open__config_against_weights__names_tensor_and_both_shapes),
-        TEST(model_open__truncated_weights__are_refused),
-        TEST(model_open__lying_index__is_refused),
-        TEST(model_open__same_tensor_in_two_shards__is_refused),
-        TEST(model_open__misaligned_and_wide_weights__give_the_same_numbers),
-        TEST(model_open__tied_but_different__uses_the_file_and_warns),
-        TEST(model_weight__by_name_and_shape),
-        TEST(model_parameter__gpt2__is_the_stored_weight_rearranged),
-        TEST(model_parameter__llama__is_the_stored_weight_rearranged),
-        TEST(model_parameter__unknown_or_absent__says_so),
-        TEST(model_parameter__grouped_projections__are_taken_apart),
-        TEST(process__log_probs_are_unchanged),
-        TEST(process__log_probs_are_unchanged_in_every_family),
-        TEST(process__gpt2__sites_are_what_theory_says),
-        TEST(process__center_unembed__takes_the_mean_of_the_logits),
-        TEST(process__fold_value_biases__moves_them_to_the_output),
-        TEST(process__fold_value_biases__of_grouped_heads),
-        TEST(process__fold_ln__leaves_plain_norms),
-        TEST(model_open__every_allocation_failing_once__leaks_nothing),
-        TEST(model_open__every_allocation_failing_once__shared_families),
-        TEST(model_parameter__every_allocation_failing_once__leaks_nothing),
+        WITH_CONTEXT(model_open__gpt2__says_its_sizes),
+        WITH_CONTEXT(model_open__trailing_slash__does_not_hide_the_name),
+        WITH_CONTEXT(model_open__matrices__are_not_copied),
+        WITH_CONTEXT(model_open__facts__has_a_tokenizer),
+        WITH_CONTEXT(model_refs__share_one_model),
+        WITH_CONTEXT(model_hash__is_of_config_and_weights),
+        WITH_CONTEXT(model_open__no_such_folder__says_where_it_looked),
+        WITH_CONTEXT(model_open__missing_parts__are_named),
+        WITH_CONTEXT(model_open__unknown_architecture__lists_the_known),
+        WITH_CONTEXT(model_open__absurd_sizes__name_the_key),
+        WITH_CONTEXT(rotary__dynamic__is_another_base_for_each_length),
+        WITH_CONTEXT(model_open__multimodal_gemma3__is_its_text_model),
+        WITH_CONTEXT(model_open__what_it_cannot_do__is_refused_by_name),
+        WITH_CONTEXT(model_open__config_against_weights__names_tensor_and_both_shapes),
+        WITH_CONTEXT(model_open__truncated_weights__are_refused),
+        WITH_CONTEXT(model_open__lying_index__is_refused),
+        WITH_CONTEXT(model_open__same_tensor_in_two_shards__is_refused),
+        WITH_CONTEXT(model_open__misaligned_and_wide_weights__give_the_same_numbers),
+        WITH_CONTEXT(model_open__tied_but_different__uses_the_file_and_warns),
+        WITH_CONTEXT(model_weight__by_name_and_shape),
+        WITH_CONTEXT(model_parameter__gpt2__is_the_stored_weight_rearranged),
+        WITH_CONTEXT(model_parameter__llama__is_the_stored_weight_rearranged),
+        WITH_CONTEXT(model_parameter__unknown_or_absent__says_so),
+        WITH_CONTEXT(model_parameter__grouped_projections__are_taken_apart),
+        WITH_CONTEXT(process__log_probs_are_unchanged),
+        WITH_CONTEXT(process__log_probs_are_unchanged_in_every_family),
+        WITH_CONTEXT(process__gpt2__sites_are_what_theory_says),
+        WITH_CONTEXT(process__center_unembed__takes_the_mean_of_the_logits),
+        WITH_CONTEXT(process__fold_value_biases__moves_them_to_the_output),
+        WITH_CONTEXT(process__fold_value_biases__of_grouped_heads),
+        WITH_CONTEXT(process__fold_ln__leaves_plain_norms),
+        WITH_CONTEXT(model_open__every_allocation_failing_once__leaks_nothing),
+        WITH_CONTEXT(model_open__every_allocation_failing_once__shared_families),
+        WITH_CONTEXT(model_parameter__every_allocation_failing_once__leaks_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

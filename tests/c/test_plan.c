@@ -1,21 +1,6 @@
 /* Plans of runs and sweeps that were not run. */
 #include "support/support.h"
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 /* What is announced is what happens: bytes of a run, peak of the work, and the plan of the same sweep on real runs. */
 static void plan__of_runs_and_sweeps__is_what_they_cost(void **state) {
     enum { N = 11, MOST = 64 };
@@ -82,6 +67,6 @@ static void plan__of_runs_and_sweeps__is_what_they_cost(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {TEST(plan__of_runs_and_sweeps__is_what_they_cost)};
+    const struct CMUnitTest tests[] = {WITH_CONTEXT(plan__of_runs_and_sweeps__is_what_they_cost)};
     return cmocka_run_group_tests_name("plan", tests, NULL, NULL);
 }

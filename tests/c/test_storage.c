@@ -12,21 +12,6 @@
 #include "base/file.h"
 #include "model/spec.h"
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 /* ---- models to compare ------------------------------------------------------------------------------------------------ */
 
 enum { TOKENS = 7 };
@@ -757,29 +742,29 @@ static void models_in_memory__failing_allocations__leak_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(model_create__every_golden_folder__same_logits),
-        TEST(model_create__every_family__same_logits_and_refresh_changes_nothing),
-        TEST(model_refresh__each_weight_changed__equals_a_new_model),
-        TEST(model_refresh__gemma__norms_stay_one_plus_w),
-        TEST(model_refresh__processed_model__is_refused),
-        TEST(model_with_weights__equals_a_file_with_the_new_weight),
-        TEST(model_with_weights__chain__keeps_only_what_is_read),
-        TEST(model_with_weights__processed_model__is_processed_again),
-        TEST(model_with_weights__stored_copy_of_a_tied_embedding),
-        TEST(model_export__every_golden_folder__loads_with_the_same_logits),
-        TEST(model_export__edited_model__equals_it),
-        TEST(model_export__config__says_the_type),
-        TEST(model_export__tokenizer__is_copied),
-        TEST(model_export__what_cannot_be_written__is_refused),
-        TEST(model_export__failing_allocations__leak_nothing),
-        TEST(narrow__rounds_to_nearest_even),
-        TEST(model_origin__tensors_in_memory__are_found),
-        TEST(model_hash__tensors_in_memory__are_part_of_it),
-        TEST(model_hash_cached__changed_file__is_read_again),
-        TEST(model_storage__says_kinds_and_types),
-        TEST(model_create__bad_weights__are_named),
-        TEST(model_with_weights__bad_weights__are_named),
-        TEST(models_in_memory__failing_allocations__leak_nothing),
+        WITH_CONTEXT(model_create__every_golden_folder__same_logits),
+        WITH_CONTEXT(model_create__every_family__same_logits_and_refresh_changes_nothing),
+        WITH_CONTEXT(model_refresh__each_weight_changed__equals_a_new_model),
+        WITH_CONTEXT(model_refresh__gemma__norms_stay_one_plus_w),
+        WITH_CONTEXT(model_refresh__processed_model__is_refused),
+        WITH_CONTEXT(model_with_weights__equals_a_file_with_the_new_weight),
+        WITH_CONTEXT(model_with_weights__chain__keeps_only_what_is_read),
+        WITH_CONTEXT(model_with_weights__processed_model__is_processed_again),
+        WITH_CONTEXT(model_with_weights__stored_copy_of_a_tied_embedding),
+        WITH_CONTEXT(model_export__every_golden_folder__loads_with_the_same_logits),
+        WITH_CONTEXT(model_export__edited_model__equals_it),
+        WITH_CONTEXT(model_export__config__says_the_type),
+        WITH_CONTEXT(model_export__tokenizer__is_copied),
+        WITH_CONTEXT(model_export__what_cannot_be_written__is_refused),
+        WITH_CONTEXT(model_export__failing_allocations__leak_nothing),
+        WITH_CONTEXT(narrow__rounds_to_nearest_even),
+        WITH_CONTEXT(model_origin__tensors_in_memory__are_found),
+        WITH_CONTEXT(model_hash__tensors_in_memory__are_part_of_it),
+        WITH_CONTEXT(model_hash_cached__changed_file__is_read_again),
+        WITH_CONTEXT(model_storage__says_kinds_and_types),
+        WITH_CONTEXT(model_create__bad_weights__are_named),
+        WITH_CONTEXT(model_with_weights__bad_weights__are_named),
+        WITH_CONTEXT(models_in_memory__failing_allocations__leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -10,21 +10,6 @@
 #include "model/spec.h"
 #include "patchbay/grad.h"
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 enum { TOKENS = 9 };
 
 /* ---- models ---------------------------------------------------------------------------------------------------------------- */
@@ -496,15 +481,15 @@ static void stream__allocation_failures__say_so(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(stream__gpt2_and_llama__same_bits),
-        TEST(stream__every_storage_and_form__same_bits),
-        TEST(stream__pytorch_file__same_bits),
-        TEST(stream__gradients_of_weights__same_bits),
-        TEST(stream__nan_in_a_file__the_tensor_is_named),
-        TEST(stream__resident_pages__a_layer_at_a_time),
-        TEST(stream__weights_do_not_fit_the_budget__by_itself_with_one_warning),
-        TEST(stream__weight_processing_or_copies__refused_with_the_reason),
-        TEST(stream__allocation_failures__say_so),
+        WITH_CONTEXT(stream__gpt2_and_llama__same_bits),
+        WITH_CONTEXT(stream__every_storage_and_form__same_bits),
+        WITH_CONTEXT(stream__pytorch_file__same_bits),
+        WITH_CONTEXT(stream__gradients_of_weights__same_bits),
+        WITH_CONTEXT(stream__nan_in_a_file__the_tensor_is_named),
+        WITH_CONTEXT(stream__resident_pages__a_layer_at_a_time),
+        WITH_CONTEXT(stream__weights_do_not_fit_the_budget__by_itself_with_one_warning),
+        WITH_CONTEXT(stream__weight_processing_or_copies__refused_with_the_reason),
+        WITH_CONTEXT(stream__allocation_failures__say_so),
     };
     return cmocka_run_group_tests_name("stream", tests, NULL, NULL);
 }

@@ -12,21 +12,6 @@
 #define SHAPE(...)                                                                                                     \
     (int)(sizeof((int64_t[]){__VA_ARGS__}) / sizeof(int64_t)), (int64_t[]) { __VA_ARGS__ }
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 static pb_tensor *floats(pb_context *ctx, int ndim, const int64_t *shape, const float *data) {
     pb_error err = {0};
     pb_tensor *t = NULL;
@@ -946,40 +931,40 @@ static void reduce__can_be_stopped(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(tensor_create__shapes_strides_alignment),
-        TEST(tensor_create__absurd_shapes_are_refused),
-        TEST(tensor_get_set__negative_indices_and_ranges),
-        TEST(tensor_range_full_random),
-        TEST(tensor_print__columns_and_edges),
-        TEST(view_select_narrow_transpose),
-        TEST(view_shares_storage_and_keeps_it),
-        TEST(view_reshape__views_or_error),
-        TEST(view_expand_squeeze_unsqueeze),
-        TEST(copy_clone_cast_index),
-        TEST(copy_concat_stack),
-        TEST(copy_from_fill__assign_through_views),
-        TEST(binary__every_operation),
-        TEST(binary__broadcasts_as_numpy),
-        TEST(binary__strided_operands_match_the_plain_loop),
-        TEST(binary__threads_change_no_bit),
-        TEST(unary__matches_double),
-        TEST(unary__nan_and_infinity_stay_visible),
-        TEST(in_place__works_on_views_and_broadcasts_b),
-        TEST(in_place__expanded_tensors_are_refused),
-        TEST(in_place__overlap_is_refused_exactly),
-        TEST(borrowed_storage__is_read_only_and_released_once),
-        TEST(reduce__every_operation_by_hand),
-        TEST(reduce__nan_wins_and_infinities),
-        TEST(reduce__empty_axes),
-        TEST(reduce__strides_change_no_bit),
-        TEST(reduce__sums_in_double),
-        TEST(softmax_cumsum),
-        TEST(max_difference__nan_and_infinities),
-        TEST(topk__falling_with_ties_by_index),
-        TEST(topk_argsort__agree_on_random_numbers),
-        TEST(argsort__stable_with_nan_last),
-        TEST(tensor__survives_allocation_failure),
-        TEST(reduce__can_be_stopped),
+        WITH_CONTEXT(tensor_create__shapes_strides_alignment),
+        WITH_CONTEXT(tensor_create__absurd_shapes_are_refused),
+        WITH_CONTEXT(tensor_get_set__negative_indices_and_ranges),
+        WITH_CONTEXT(tensor_range_full_random),
+        WITH_CONTEXT(tensor_print__columns_and_edges),
+        WITH_CONTEXT(view_select_narrow_transpose),
+        WITH_CONTEXT(view_shares_storage_and_keeps_it),
+        WITH_CONTEXT(view_reshape__views_or_error),
+        WITH_CONTEXT(view_expand_squeeze_unsqueeze),
+        WITH_CONTEXT(copy_clone_cast_index),
+        WITH_CONTEXT(copy_concat_stack),
+        WITH_CONTEXT(copy_from_fill__assign_through_views),
+        WITH_CONTEXT(binary__every_operation),
+        WITH_CONTEXT(binary__broadcasts_as_numpy),
+        WITH_CONTEXT(binary__strided_operands_match_the_plain_loop),
+        WITH_CONTEXT(binary__threads_change_no_bit),
+        WITH_CONTEXT(unary__matches_double),
+        WITH_CONTEXT(unary__nan_and_infinity_stay_visible),
+        WITH_CONTEXT(in_place__works_on_views_and_broadcasts_b),
+        WITH_CONTEXT(in_place__expanded_tensors_are_refused),
+        WITH_CONTEXT(in_place__overlap_is_refused_exactly),
+        WITH_CONTEXT(borrowed_storage__is_read_only_and_released_once),
+        WITH_CONTEXT(reduce__every_operation_by_hand),
+        WITH_CONTEXT(reduce__nan_wins_and_infinities),
+        WITH_CONTEXT(reduce__empty_axes),
+        WITH_CONTEXT(reduce__strides_change_no_bit),
+        WITH_CONTEXT(reduce__sums_in_double),
+        WITH_CONTEXT(softmax_cumsum),
+        WITH_CONTEXT(max_difference__nan_and_infinities),
+        WITH_CONTEXT(topk__falling_with_ties_by_index),
+        WITH_CONTEXT(topk_argsort__agree_on_random_numbers),
+        WITH_CONTEXT(argsort__stable_with_nan_last),
+        WITH_CONTEXT(tensor__survives_allocation_failure),
+        WITH_CONTEXT(reduce__can_be_stopped),
     };
     return cmocka_run_group_tests_name("tensor", tests, NULL, NULL);
 }

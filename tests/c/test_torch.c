@@ -9,21 +9,6 @@
 #include "base/file.h"
 #include "tensor/pickle.h"
 
-static int make_context(void **state) {
-    *state = test_context();
-    return 0;
-}
-
-static int drop_context(void **state) {
-    size_t used = pb_context_memory_used(*state);
-    pb_context_unref(*state);
-    if (used)
-        print_error("%zu bytes were not released\n", used);
-    return used ? -1 : 0;
-}
-
-#define TEST(test) cmocka_unit_test_setup_teardown(test, make_context, drop_context)
-
 static const char *sample(const char *name) { return test_path(test_data("golden/storage/files"), name); }
 
 static pb_torch *open_sample(pb_context *ctx, const char *name) {
@@ -356,17 +341,17 @@ static void torch_open__failing_allocations__leak_nothing(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(torch_open__types_views_and_orders),
-        TEST(model_open__pytorch_folders__give_the_logits_of_safetensors),
-        TEST(torch_open__what_is_no_state_dict__is_refused_by_name),
-        TEST(torch_open__cut_at_every_byte__is_an_error),
-        TEST(torch_open__every_byte_changed__does_no_harm),
-        TEST(pickle_read__forbidden_names__are_refused),
-        TEST(pickle_read__nonsense__is_refused),
-        TEST(pickle_read__bombs__cost_little),
-        TEST(pickle_read__random_programs__do_no_harm),
-        TEST(pickle_read__every_byte_changed__does_no_harm),
-        TEST(torch_open__failing_allocations__leak_nothing),
+        WITH_CONTEXT(torch_open__types_views_and_orders),
+        WITH_CONTEXT(model_open__pytorch_folders__give_the_logits_of_safetensors),
+        WITH_CONTEXT(torch_open__what_is_no_state_dict__is_refused_by_name),
+        WITH_CONTEXT(torch_open__cut_at_every_byte__is_an_error),
+        WITH_CONTEXT(torch_open__every_byte_changed__does_no_harm),
+        WITH_CONTEXT(pickle_read__forbidden_names__are_refused),
+        WITH_CONTEXT(pickle_read__nonsense__is_refused),
+        WITH_CONTEXT(pickle_read__bombs__cost_little),
+        WITH_CONTEXT(pickle_read__random_programs__do_no_harm),
+        WITH_CONTEXT(pickle_read__every_byte_changed__does_no_harm),
+        WITH_CONTEXT(torch_open__failing_allocations__leak_nothing),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -102,6 +102,19 @@ pb_context *test_context(void) {
     return ctx;
 }
 
+int test_make_context(void **state) {
+    *state = test_context();
+    return 0;
+}
+
+int test_drop_context(void **state) {
+    size_t used = pb_context_memory_used(*state);
+    pb_context_unref(*state);
+    if (used)
+        print_error("%zu bytes were not released\n", used);
+    return used ? -1 : 0;
+}
+
 char *test_folder(void) {
     const char *parent = getenv("TMPDIR");
     char *path = malloc(4096);
@@ -190,6 +203,33 @@ pb_model *test_model(pb_context *ctx, const model_shape *shape) {
 void test_tokens(int vocab, uint64_t seed, int32_t *ids, size_t n) {
     for (size_t i = 0; i < n; i++)
         ids[i] = (int32_t)(pb_rng_word(seed, 0, i) % (uint32_t)vocab);
+}
+
+test_pair test_pair_make(const char *folder, size_t n, size_t same) {
+    enum { MOST = 64 };
+    test_pair p = {.ctx = test_context()};
+    pb_error err = {0};
+    int32_t ids[MOST], others[MOST], answer = 3, wrong = 8;
+    assert_true(n <= MOST && same <= n);
+    assert_ok(pb_model_open(p.ctx, folder, NULL, &p.model, &err));
+    test_tokens(pb_model_vocab(p.model), 9, ids, n);
+    test_tokens(pb_model_vocab(p.model), 4, others, n);
+    memcpy(others, ids, same * sizeof *ids);
+    assert_ok(pb_run_create(p.model, ids, n, &p.run, &err));
+    assert_ok(pb_run_create(p.model, others, n, &p.other, &err));
+    pb_metric_options o = {
+        .kind = PB_METRIC_LOGIT_DIFF, .answers = &answer, .n_answers = 1, .wrong = &wrong, .n_wrong = 1};
+    assert_ok(pb_metric_create(p.ctx, &o, &p.metric, &err));
+    return p;
+}
+
+void test_pair_drop(test_pair *p) {
+    pb_metric_unref(p->metric);
+    pb_run_unref(p->other);
+    pb_run_unref(p->run);
+    pb_model_unref(p->model);
+    assert_int_equal(pb_context_memory_used(p->ctx), 0);
+    pb_context_unref(p->ctx);
 }
 
 /* ---- injected allocation failures ------------------------------------------------------------------------------------- */

@@ -34,6 +34,10 @@ void test_assert_close(double a, double b, double tolerance, const char *file, i
 
 /* A context without limits; the test fails when it cannot be made. */
 pb_context *test_context(void);
+/* A test whose *state is such a context; what it made must be gone at its end. */
+#define WITH_CONTEXT(test) cmocka_unit_test_setup_teardown(test, test_make_context, test_drop_context)
+int test_make_context(void **state);
+int test_drop_context(void **state);
 
 /* A new empty folder under TMPDIR, its path in a malloc'ed string; test_folder_remove deletes it with what is in it and
  * frees the path. */
@@ -55,6 +59,17 @@ model_shape test_shape_llama(uint64_t seed);
 pb_model *test_model(pb_context *ctx, const model_shape *shape);
 /* n token ids of the model, a function of seed alone. */
 void test_tokens(int vocab, uint64_t seed, int32_t *ids, size_t n);
+
+/* A model, two runs of n tokens with the first `same` of them in common, and a metric of their last logits, in a context of their own;
+ * test_pair_drop checks that nothing of it is left. */
+typedef struct test_pair {
+    pb_context *ctx;
+    pb_model *model;
+    pb_run *run, *other;
+    pb_metric *metric;
+} test_pair;
+test_pair test_pair_make(const char *folder, size_t n, size_t same);
+void test_pair_drop(test_pair *pair);
 
 /* ---- injected allocation failures ------------------------------------------------------------------------------------- */
 
