@@ -659,14 +659,15 @@ static void grad__stops__as_if_own_values_were_patched_in(void **state) {
     static const char *const cases[] = {"gpt2",    "llama",        "gemma2", "gptj",
                                         "mixtral", "opt-postnorm", "cohere", "olmo2"};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
-        pb_context *ctx = test_context();
         char path[128];
+        snprintf(path, sizeof path, "golden/models/%s", cases[i]);
+        const char *folder = i < 2 ? test_data(path) : test_shared(path);
+        pb_context *ctx = test_context();
         pb_model *model = NULL;
         pb_run *run = NULL;
         pb_site sites[MOST_SITES];
         int32_t ids[6];
-        snprintf(path, sizeof path, "golden/models/%s", cases[i]);
-        assert_ok(pb_model_open(ctx, i < 2 ? test_data(path) : test_shared(path), NULL, &model, &err));
+        assert_ok(pb_model_open(ctx, folder, NULL, &model, &err));
         test_tokens(pb_model_vocab(model), 9, ids, 6);
         assert_ok(pb_run_create(model, ids, 6, &run, &err));
         pb_metric *m = difference_metric(ctx, 3, 8);

@@ -852,12 +852,13 @@ static void real__qwen3_vocabulary__same_ids(void **state) {
 
 static void real__small_models__load_and_round_trip(void **state) {
     (void)state;
+    const char *facts_folder = test_shared("models/facts"), *stories_folder = test_shared("models/stories260K");
     pb_context *ctx = test_context();
-    pb_tokenizer *facts = test_tokenizer(ctx, test_shared("models/facts"));
+    pb_tokenizer *facts = test_tokenizer(ctx, facts_folder);
     assert_string_equal(pb_tokenizer_kind(facts), "byte-level BPE");
     assert_int_equal(pb_tokenizer_bos(facts), 2047);
     assert_false(pb_tokenizer_adds_special(facts)); /* add_bos_token is false */
-    pb_tokenizer *stories = test_tokenizer(ctx, test_shared("models/stories260K"));
+    pb_tokenizer *stories = test_tokenizer(ctx, stories_folder);
     assert_true(pb_tokenizer_adds_special(stories));
     assert_int_equal(pb_tokenizer_bos(stories), 1);
     static const char text[] = "Once upon a time, the capital of France \xE4\xB8\xAD was  in Paris.\n";

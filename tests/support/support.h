@@ -48,7 +48,7 @@ const char *test_path(const char *folder, const char *name);
 /* Below the tests folder (PB_TEST_DATA, by default "tests"): test_data("golden/gpt2/config.json"). The same buffers. */
 const char *test_data(const char *name);
 /* Below the shared folder (PB_SHARED, by default "../shared"). Where it has no such file or folder the running test is
- * skipped, and says what it missed. */
+ * skipped, and says what it missed: ask before anything is made, which nobody would release. */
 const char *test_shared(const char *name);
 
 /* A gpt2-shaped and a llama-shaped model of a few kilobytes, the same for the same seed (2 layers, 4 heads, llama: 2 kv
